@@ -1,0 +1,25 @@
+#!/bin/sh
+# Debian packages that the tests use: chromium opens the report, dataset-fashion-mnist is real data.
+# Installs what is missing where that is allowed; says what is missing where it is not.
+set -eu
+packages="chromium dataset-fashion-mnist"
+missing=""
+for package in $packages; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+if ! command -v apt-get >/dev/null; then
+    echo "missing for the tests:$missing (this system has no apt-get; install them by hand)" >&2
+    exit 0
+fi
+if [ "$(id -u)" = 0 ]; then
+    as_root=""
+elif sudo -n true 2>/dev/null; then
+    as_root="sudo"
+else
+    echo "missing for the tests:$missing; run: sudo apt-get install$missing" >&2
+    exit 0
+fi
+$as_root apt-get update -qq
+# shellcheck disable=SC2086
+DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -1,0 +1,73 @@
+"""edgewise: labelled images in; the smallest, fastest classifier that still meets your accuracy on your device out.
+
+The verbs below are imported when they are first used, so that ``import edgewise`` costs nothing and needs no torch.
+
+>>> import edgewise
+>>> recipe = edgewise.load_recipe(path)                            # doctest: +SKIP
+>>> result = edgewise.run(recipe, out)                             # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgewise.bundle import InputSpec, read_manifest, verify_bundle
+    from edgewise.data import load_data
+    from edgewise.models import create_model, list_models, open_model, save_model
+    from edgewise.models.cost import cost, profile
+    from edgewise.pipeline import run, train
+    from edgewise.recipe import Recipe, load_recipe
+    from edgewise.report import comparison
+    from edgewise.results import read_result
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "InputSpec": "edgewise.bundle",
+    "Recipe": "edgewise.recipe",
+    "comparison": "edgewise.report",
+    "cost": "edgewise.models.cost",
+    "create_model": "edgewise.models",
+    "list_models": "edgewise.models",
+    "load_data": "edgewise.data",
+    "load_recipe": "edgewise.recipe",
+    "open_model": "edgewise.models",
+    "profile": "edgewise.models.cost",
+    "read_manifest": "edgewise.bundle",
+    "read_result": "edgewise.results",
+    "run": "edgewise.pipeline",
+    "save_model": "edgewise.models",
+    "train": "edgewise.pipeline",
+    "verify_bundle": "edgewise.bundle",
+}
+
+__all__ = [
+    "InputSpec",
+    "Recipe",
+    "comparison",
+    "cost",
+    "create_model",
+    "list_models",
+    "load_data",
+    "load_recipe",
+    "open_model",
+    "profile",
+    "read_manifest",
+    "read_result",
+    "run",
+    "save_model",
+    "train",
+    "verify_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgewise' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

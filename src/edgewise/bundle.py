@@ -1,0 +1,205 @@
+"""Bundles: what a device gets. One folder with a model file and all that is needed to run and check it.
+
+::
+
+    model.onnx      the model; input uint8 (N, height, width, channels), output float32 (N, classes) logits
+    manifest.json   format version, input, labels, precision, lineage, measured figures, sha256 of every other file
+    labels.txt      one label a line, in the order of the logits
+    README.md       how to run it
+    runner.py       classify, verify and time it with nothing but Python 3.6, numpy, Pillow and the runtime
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from edgewise.errors import UntrustedError
+from edgewise.results import parse
+from edgewise.runs import file_sha256, write_json, write_text
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The image a model takes: uint8 (height, width, channels); see `edgewise.device.preprocess` for `fit`.
+
+    `mean` and `std` are per channel for pixels scaled to 0..1; the exported graph applies them.
+    """
+
+    height: int
+    width: int
+    channels: Literal[1, 3] = 3
+    fit: Literal["squash", "crop", "pad"] = "squash"
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std need {self.channels} values each")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return (self.height, self.width, self.channels)
+
+    def preprocessing(self) -> dict[str, Any]:
+        """The keyword arguments of `edgewise.device.preprocess.load_pixels`."""
+        return {
+            "height": self.height,
+            "width": self.width,
+            "channels": self.channels,
+            "fit": self.fit,
+            "interpolation": self.interpolation,
+        }
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of `manifest.json`.
+
+    `lineage` tells where the model came from (run, architecture, plan, data hash, seed, versions, scheme); `measured`
+    holds the figures taken of this very file. `files` maps each other file of the bundle to its sha256.
+    """
+
+    name: str
+    format: str
+    precision: str
+    scheme: str
+    model_file: str
+    input: InputSpec
+    labels: list[str]
+    lineage: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def readme(manifest: Manifest) -> str:
+    """The bundle's README.md: what it is and the commands that use it."""
+    spec = manifest.input
+    colour = "RGB" if spec.channels == 3 else "gray"
+    return f"""# {manifest.name}
+
+An image classifier for {len(manifest.labels)} classes, {manifest.format} {manifest.precision}{
+        f" ({manifest.scheme})" if manifest.scheme else ""
+    }, written by edgewise.
+
+On the device, with Python 3.6 or newer:
+
+    pip install numpy Pillow onnxruntime
+    python3 runner.py classify picture.jpg
+    python3 runner.py verify
+
+Input `image`: uint8, (N, {spec.height}, {spec.width}, {spec.channels}), {colour}, 0..255, "{spec.fit}" fitted with
+{spec.interpolation} interpolation; the graph normalises. Output `logits`: float32, (N, {len(manifest.labels)}), in the
+order of `labels.txt`. `manifest.json` tells where the model came from and what was measured of this very file.
+"""
+
+
+def write_bundle(folder: Path, manifest: Manifest, model: Path, extra: dict[str, str]) -> Manifest:
+    """Write a bundle; the folder appears whole or not at all.
+
+    Args:
+        folder: where the bundle will stand; must not exist.
+        manifest: its `files` are filled in here.
+        model: the model file, copied to `manifest.model_file`.
+        extra: further text files, name -> contents (`README.md`, `runner.py`).
+
+    Returns:
+        The manifest as written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        shutil.copyfile(model, staging / manifest.model_file)
+        for name, text in {"labels.txt": "\n".join(manifest.labels) + "\n", **extra}.items():
+            write_text(staging / name, text)
+        files = {path.name: file_sha256(path) for path in sorted(staging.iterdir())}
+        written = dataclasses.replace(manifest, files=files)
+        write_json(staging / MANIFEST, dataclasses.asdict(written))
+        staging.chmod(0o755)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return written
+
+
+def update_measured(folder: Path, measured: dict[str, Any]) -> Manifest:
+    """Put figures taken of a bundle into its manifest; no other file changes."""
+    written = dataclasses.replace(read_manifest(folder), measured=measured)
+    write_json(folder / MANIFEST, dataclasses.asdict(written))
+    return written
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a bundle's manifest (not the hashes; see `verify_bundle`).
+
+    Raises:
+        UntrustedError: missing, not JSON, another format version, unknown contents, or names that leave the folder.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UntrustedError(
+            "not an edgewise bundle",
+            code="U02",
+            where={"folder": folder},
+            why=f"{MANIFEST}: {problem}",
+            fix="give the folder that holds manifest.json, e.g. RUN/bundles/NAME",
+        ) from problem
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        raise UntrustedError(
+            f"bundle of format version {version!r}; this edgewise reads {FORMAT_VERSION}",
+            code="U02",
+            where={"file": path},
+            fix="use the edgewise that made the bundle, or export it again",
+        )
+    manifest = parse(Manifest, raw, path)
+    for name in [manifest.model_file, *manifest.files]:
+        if PurePosixPath(name).name != name or name in {"", ".", ".."} or "\\" in name:
+            raise UntrustedError(
+                "a bundle names a file outside its folder", code="U03", where={"file": path, "name": name}
+            )
+    if manifest.model_file not in manifest.files:
+        raise UntrustedError("the manifest lists no hash for the model file", code="U03", where={"file": path})
+    return manifest
+
+
+def verify_bundle(folder: Path) -> Manifest:
+    """Check that a bundle holds exactly the files it was written with.
+
+    Raises:
+        UntrustedError: a file is changed, missing, added, or not a regular file; all of them are named.
+    """
+    manifest = read_manifest(folder)
+    problems = []
+    present = {entry.name: entry for entry in folder.iterdir() if entry.name != MANIFEST}
+    for name, expected in manifest.files.items():
+        entry = present.pop(name, None)
+        if entry is None:
+            problems.append(f"{name}: missing")
+        elif entry.is_symlink() or not entry.is_file():
+            problems.append(f"{name}: not a regular file")
+        elif file_sha256(entry) != expected:
+            problems.append(f"{name}: changed")
+    problems += [f"{name}: not in the manifest" for name in sorted(present)]
+    if problems:
+        raise UntrustedError(
+            "the bundle is not as it was written",
+            code="U03",
+            where={"folder": folder},
+            why="\n".join(problems),
+            fix="copy or export it again; do not run it",
+        )
+    return manifest

@@ -1,0 +1,80 @@
+"""Compression: techniques, alone and chained into plans.
+
+A new technique is its own file and one line in `TECHNIQUES`. Reading this module imports no torch, so that a mistyped
+plan is told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgewise.compress.base import Context, Technique
+from edgewise.compress.distill import DistillOptions, distill
+from edgewise.compress.prune import PruneOptions, prune
+from edgewise.errors import ConfigError, nearest
+from edgewise.recipe import Call, Strict, build, parse_plan
+
+if TYPE_CHECKING:
+    from edgewise.models import Model
+
+TECHNIQUES: dict[str, Technique] = {
+    "prune": Technique(
+        PruneOptions, prune, "remove the weakest channels, then fine-tune", "Li et al. 2017, arXiv:1608.08710"
+    ),
+    "distill": Technique(
+        DistillOptions, distill, "train a student under the base model", "Hinton et al. 2015, arXiv:1503.02531"
+    ),
+}
+
+Step = tuple[str, Technique, Strict]
+
+
+def check_plan(plan: str) -> tuple[Step, ...]:
+    """Read a plan and check every step's name and options, without running anything.
+
+    Raises:
+        ConfigError: an unknown technique or option, or a value out of range.
+    """
+    return tuple(_check_step(call) for call in parse_plan(plan))
+
+
+def apply_plan(model: Model, plan: str, context: Context, on_step: Callable[[str], None] | None = None) -> Model:
+    """Run the steps of a plan from left to right; `model` is not changed.
+
+    Raises:
+        NoEffect: a step found nothing to do.
+    """
+    for name, technique, options in check_plan(plan):
+        if on_step:
+            on_step(name)
+        model = technique.apply(model, options, context)
+    return model
+
+
+def _check_step(call: Call) -> Step:
+    technique = TECHNIQUES.get(call.name)
+    if technique is None:
+        raise ConfigError(
+            f'unknown technique "{call.name}"',
+            code="C11",
+            where={"plan": call},
+            fix=nearest(call.name, TECHNIQUES),
+        )
+    values = dict(call.kwargs)
+    if len(call.args) > 1:
+        raise ConfigError(
+            "a technique takes one unnamed value at most",
+            code="C12",
+            where={"plan": call},
+            fix=f"name them: {', '.join(technique.options.model_fields)}",
+        )
+    if call.args:
+        first = next(iter(technique.options.model_fields))
+        if first in values:
+            raise ConfigError(f'"{first}" is given twice', code="C12", where={"plan": call}, fix="give it once")
+        values[first] = call.args[0]
+    return call.name, technique, build(technique.options, values, f"plan step {call}")
+
+
+__all__ = ["TECHNIQUES", "Context", "Technique", "apply_plan", "check_plan"]

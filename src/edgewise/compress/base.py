@@ -1,0 +1,57 @@
+"""What a technique is, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgewise.recipe import Strict
+
+if TYPE_CHECKING:
+    from edgewise.data import Dataset
+    from edgewise.models import Model
+    from edgewise.train.losses import Loss
+
+
+class Fit(Protocol):
+    """Trains a copy of a model and returns it with its best weights."""
+
+    def __call__(self, model: Model, *, epochs: int | None = None, loss: Loss | None = None) -> Model:
+        """Train for `epochs` (default: the recipe's) with `loss` (default: cross entropy)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """All a technique may use besides the model and its options.
+
+    dataset: `train` and `val` may be used; `test` never chooses anything.
+    fit: trains from fresh weights, with the recipe's epochs and learning rate.
+    finetune: trains on, with the recipe's shorter schedule.
+    teacher: the trained base model.
+    seed: of everything that draws.
+    """
+
+    dataset: Dataset
+    fit: Fit
+    finetune: Fit
+    teacher: Model
+    seed: int
+
+
+@dataclass(frozen=True)
+class Technique:
+    """One way to make a model smaller: a pure function with typed options.
+
+    options: a pydantic model; its field docstrings are the docs of flags, YAML keys and errors. In plans, a single
+        positional argument is its first field.
+    apply: (model, options, context) -> a new model; the given one is not changed.
+    summary: one line for `--help` and the docs.
+    paper: where it comes from.
+    """
+
+    options: type[Strict]
+    apply: Callable[[Model, Any, Context], Model]
+    summary: str
+    paper: str

@@ -1,0 +1,11 @@
+"""What runs on a board: preprocessing, runtimes, the runner. No torch here, directly or indirectly."""
+
+from __future__ import annotations
+
+from edgewise.device.base import Pixels, Runtime, Scores, Session
+from edgewise.device.ort import OrtRuntime
+
+RUNTIMES: dict[str, Runtime] = {"onnx": OrtRuntime()}
+"""Bundle format -> what runs it. A new runtime is its own file and one line here."""
+
+__all__ = ["RUNTIMES", "Pixels", "Runtime", "Scores", "Session"]

@@ -1,0 +1,75 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewise.device.base import Pixels, Scores, Session
+from edgewise.errors import UnavailableError, UntrustedError
+
+
+class OrtSession:
+    """One ONNX file opened for single-stream use: sequential execution, one inter-op thread."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as problem:
+            raise UnavailableError(
+                "onnxruntime cannot be imported", code="E10", why=str(problem), fix="pip install onnxruntime"
+            ) from problem
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        try:
+            self._session: Any = ort.InferenceSession(
+                path.read_bytes(), sess_options=options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as problem:  # the runtime's errors share no other base class
+            raise UntrustedError(
+                "onnxruntime refuses this model file",
+                code="U04",
+                where={"file": path},
+                why=str(problem).splitlines()[0],
+                fix="export the model again; `edgewise verify BUNDLE` tells whether the file was changed",
+            ) from problem
+        self._input: str = self._session.get_inputs()[0].name
+        self._threads = threads
+        self._version: str = ort.__version__
+
+    def scores(self, batch: Pixels) -> Scores:
+        """Logits (N, classes) of uint8 pixels (N, height, width, channels)."""
+        scores: Scores = np.asarray(self._session.run(None, {self._input: batch})[0], dtype=np.float32)
+        return scores
+
+    def describe(self) -> dict[str, str]:
+        """Runtime name, version, provider and threads."""
+        return {
+            "runtime": "onnxruntime",
+            "version": self._version,
+            "provider": self._session.get_providers()[0],
+            "threads": str(self._threads),
+        }
+
+
+class OrtRuntime:
+    """Runs `.onnx` files; see `edgewise.device.base.Runtime`."""
+
+    format = "onnx"
+
+    def load(self, path: Path, threads: int = 1) -> Session:
+        """Open an ONNX file that holds all its weights (external data is never followed: the file is read as bytes)."""
+        return OrtSession(path, threads)
+
+    def version(self) -> str | None:
+        """The installed onnxruntime, found without importing it."""
+        try:
+            return importlib.metadata.version("onnxruntime")
+        except importlib.metadata.PackageNotFoundError:
+            return None

@@ -1,0 +1,49 @@
+"""What an exporter must offer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from edgewise.device import Pixels
+    from edgewise.models import Model
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """What to write.
+
+    precision: "fp32" or "int8".
+    scheme: for int8, one of the exporter's `schemes`.
+    calibration: for int8, uint8 (N, height, width, channels) training images that set the ranges.
+    workspace: a folder that belongs to this model, where an exporter may keep what its next call can use (the float
+        file, the calibrated ranges).
+    """
+
+    precision: str
+    workspace: Path
+    scheme: str = ""
+    calibration: Pixels | None = None
+
+
+class Exporter(Protocol):
+    """Writes models in one format."""
+
+    suffix: str
+    """Ending of the model file, with its dot."""
+    schemes: tuple[str, ...]
+    """The int8 schemes it knows, in the order they are tried."""
+
+    def can_export(self, model: Model) -> list[str]:
+        """Reasons why this model cannot be written here; empty when it can."""
+        ...
+
+    def write(self, model: Model, spec: ExportSpec, path: Path) -> None:
+        """Write the model to `path`, one file: uint8 (N, height, width, channels) in, float32 (N, classes) logits out.
+
+        Raises:
+            ExportError: it cannot be written.
+        """
+        ...

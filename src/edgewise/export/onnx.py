@@ -1,0 +1,225 @@
+"""ONNX files: fp32, and static int8 in six schemes.
+
+Every file takes uint8 (N, height, width, channels) and gives float32 logits; N is free, normalisation is in the graph,
+all weights are inside. Labels and preprocessing stand in the metadata.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgewise.errors import ExportError
+from edgewise.export.base import ExportSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgewise.models import Model
+
+OPSET = 13
+"""The lowest opset with per-channel quantization: read by onnxruntime >= 1.7 and TensorRT >= 8, so old boards too."""
+
+INPUT, OUTPUT = "image", "logits"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How float values become 8-bit integers.
+
+    unsigned: activations are uint8 (else int8); weights are int8 per output channel in all schemes.
+    reduced: weights use 7 bits, so that the 16-bit sums of CPUs without VNNI cannot saturate.
+    qoperator: quantized operators stand in the graph themselves (else float operators between Q and DQ pairs).
+    """
+
+    unsigned: bool
+    reduced: bool
+    qoperator: bool
+
+
+SCHEMES: dict[str, Scheme] = {
+    "u8s8": Scheme(unsigned=True, reduced=False, qoperator=False),
+    "u8s8-rr": Scheme(unsigned=True, reduced=True, qoperator=False),
+    "s8s8": Scheme(unsigned=False, reduced=False, qoperator=False),
+    "u8s8-qop": Scheme(unsigned=True, reduced=False, qoperator=True),
+    "u8s8-rr-qop": Scheme(unsigned=True, reduced=True, qoperator=True),
+    "s8s8-qop": Scheme(unsigned=False, reduced=False, qoperator=True),
+}
+
+
+class OnnxExporter:
+    """See `edgewise.export.base.Exporter`."""
+
+    suffix = ".onnx"
+    schemes = tuple(SCHEMES)
+
+    def can_export(self, model: Model) -> list[str]:  # noqa: ARG002
+        """Nothing is known to be impossible before it is tried."""
+        return []
+
+    def write(self, model: Model, spec: ExportSpec, path: Path) -> None:
+        """Write fp32, or int8 from the fp32 file of the same workspace."""
+        import onnx
+
+        floating = spec.workspace / "float.onnx"
+        if not floating.exists():
+            spec.workspace.mkdir(parents=True, exist_ok=True)
+            _write_float(model, floating)
+        if spec.precision == "fp32":
+            proto = onnx.load(floating)
+        else:
+            proto = _quantized(floating, spec, SCHEMES[spec.scheme])
+        _describe(proto, model, spec)
+        onnx.checker.check_model(proto)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(proto.SerializeToString())
+
+
+def _write_float(model: Model, path: Path) -> None:
+    """Trace the model with its normalisation in front.
+
+    The TorchScript exporter is taken first: it writes opset 13 directly, which the dynamo exporter (18 and later)
+    cannot, and is many times faster on small nets; where it fails, dynamo is tried. See docs/decisions/0003.
+    """
+    import torch
+
+    module = _deployed(model).eval()
+    example = torch.zeros((2, *model.input.shape), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                module,
+                (example,),
+                str(path),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError, ValueError) as first:
+            path.unlink(missing_ok=True)
+            try:
+                torch.onnx.export(
+                    module,
+                    (example,),
+                    str(path),
+                    dynamo=True,
+                    input_names=[INPUT],
+                    output_names=[OUTPUT],
+                    dynamic_shapes=({0: torch.export.Dim("batch")},),
+                    external_data=False,
+                    verbose=False,
+                )
+            except (torch.onnx.OnnxExporterError, ImportError, RuntimeError, TypeError, ValueError) as second:
+                path.unlink(missing_ok=True)
+                raise ExportError(
+                    "the model cannot be written as ONNX",
+                    code="X01",
+                    where={"model": model.architecture},
+                    why=f"TorchScript exporter: {_first_line(first)}\ndynamo exporter: {_first_line(second)}",
+                    fix="choose another model; `edgewise models` lists the ones that are tested",
+                ) from second
+
+
+def _quantized(floating: Path, spec: ExportSpec, scheme: Scheme) -> onnx.ModelProto:
+    """Static quantization. Ranges are calibrated once per workspace and used by all schemes."""
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    if spec.calibration is None or not len(spec.calibration):
+        raise ExportError("int8 needs calibration images", code="X02", fix="give training images")
+    prepared = spec.workspace / "prepared.onnx"
+    if not prepared.exists():
+        quant_pre_process(str(floating), str(prepared), skip_symbolic_shape=True)
+    output = spec.workspace / f"{spec.scheme}.onnx"
+    activations = QuantType.QUInt8 if scheme.unsigned else QuantType.QInt8
+    quantize_static(
+        str(prepared),
+        str(output),
+        _Reader(spec.calibration),
+        quant_format=QuantFormat.QOperator if scheme.qoperator else QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=scheme.reduced,
+        activation_type=activations,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=_front(onnx.load(prepared)),
+        extra_options={"ActivationSymmetric": not scheme.unsigned},
+        calibration_cache_path=spec.workspace / "ranges.json",
+    )
+    return onnx.load(output)
+
+
+def _front(proto: onnx.ModelProto) -> list[str]:
+    """Names of the nodes between the input and the first layer with weights: the normalisation, which stays float."""
+    names = []
+    for node in proto.graph.node:
+        if node.op_type in {"Conv", "Gemm", "MatMul"}:
+            break
+        names.append(node.name)
+    return names
+
+
+class _Reader:
+    """Feeds calibration images to onnxruntime's calibrator, a batch at a time."""
+
+    def __init__(self, images: np.ndarray[Any, np.dtype[np.uint8]], batch: int = 64) -> None:
+        self._batches: Iterator[dict[str, Any]] = iter(
+            [{INPUT: images[start : start + batch]} for start in range(0, len(images), batch)]
+        )
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next batch, None at the end."""
+        return next(self._batches, None)
+
+
+def _describe(proto: onnx.ModelProto, model: Model, spec: ExportSpec) -> None:
+    """Put labels and preprocessing into the file, so that it explains itself without its bundle."""
+    facts = {
+        "edgewise.labels": json.dumps(list(model.labels), ensure_ascii=False),
+        "edgewise.input": json.dumps(dataclasses.asdict(model.input)),
+        "edgewise.precision": spec.precision,
+        "edgewise.scheme": spec.scheme,
+    }
+    del proto.metadata_props[:]
+    for key, value in facts.items():
+        proto.metadata_props.add(key=key, value=value)
+    proto.producer_name = "edgewise"
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem) or type(problem).__name__).splitlines()[0]
+
+
+def _deployed(model: Model) -> Any:
+    import torch
+
+    class Deployed(torch.nn.Module):
+        """uint8 NHWC -> normalised float NCHW -> logits."""
+
+        scale: torch.Tensor
+        shift: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model.module
+            mean = torch.tensor(model.input.mean).view(1, -1, 1, 1)
+            std = torch.tensor(model.input.std).view(1, -1, 1, 1)
+            self.register_buffer("scale", 1 / (255 * std))
+            self.register_buffer("shift", -mean / std)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            pixels = image.permute(0, 3, 1, 2).to(torch.float32)
+            out: torch.Tensor = self.net(pixels * self.scale + self.shift)
+            return out
+
+    return Deployed()

@@ -1,0 +1,115 @@
+"""95 % intervals: Wilson's for shares, block bootstraps for timings. numpy only.
+
+Timings of one process are autocorrelated and drift with the temperature, so single runs are never resampled: the units
+are the blocks of consecutive runs, and for ratios the ABBA pairs of rounds, within which a linear drift cancels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.results import Estimate
+
+Z95 = 1.959963984540054
+"""The 97.5 % point of the standard normal distribution."""
+
+RESAMPLES = 2000
+"""Bootstrap resamples behind every interval."""
+
+P90_RUNS = 44
+"""Least runs for a p90: the slowest run lies above the true p90 with 99 % confidence from ln 0.01 / ln 0.9 runs on."""
+
+P99_RUNS = 459
+"""Least runs for a p99, by the same rule."""
+
+
+def wilson(successes: int, n: int) -> Estimate:
+    """A share with Wilson's score interval (E. B. Wilson, 1927); right for small `n` and for shares near 0 and 1.
+
+    Args:
+        successes: 0..n.
+        n: at least 1.
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} of {n} is not a share")
+    low, high = wilson_bounds(successes / n, n)
+    return Estimate(successes / n, low, high, n)
+
+
+def wilson_bounds(share: float, n: float) -> tuple[float, float]:
+    """Wilson's bounds for a share seen in `n` samples; `n` may be an effective sample size, so not a whole number."""
+    square = Z95 * Z95
+    middle = (share + square / (2 * n)) / (1 + square / n)
+    half = Z95 / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
+    return (0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half)
+
+
+def percentile_bounds(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95 % of bootstrap values."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def median_estimate(
+    blocks: NDArray[np.float64], random: np.random.Generator, *, resamples: int = RESAMPLES
+) -> Estimate:
+    """The median of all runs, with the percentile interval of a bootstrap over whole blocks (Künsch, 1989).
+
+    Args:
+        blocks: float64 (blocks, runs of a block), any unit.
+        random: source of the resamples.
+        resamples: number of resamples.
+    """
+    rounds, runs = blocks.shape
+    medians = np.empty(resamples)
+    step = max(1, 2_000_000 // blocks.size)
+    for start in range(0, resamples, step):
+        drawn = random.integers(rounds, size=(min(step, resamples - start), rounds))
+        medians[start : start + step] = np.median(blocks[drawn].reshape(len(drawn), rounds * runs), axis=1)
+    return Estimate(float(np.median(blocks)), *percentile_bounds(medians), n=blocks.size)
+
+
+def ratio_estimate(
+    blocks: NDArray[np.float64],
+    reference: NDArray[np.float64],
+    random: np.random.Generator,
+    *,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """The paired block ratio ``blocks / reference`` with its bootstrap-t interval over ABBA pairs.
+
+    Row i of both arrays was timed in round i, and rounds 2k and 2k + 1 ran their series in opposite orders. The
+    figure is the geometric mean over rounds of the ratio of block medians; the units that are resampled are the pairs
+    of rounds. Studentised resampling keeps its 95 % with as few as 16 pairs, where the percentile interval is too
+    narrow (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 12).
+
+    Args:
+        blocks: float64 (rounds, runs of a block), above 0; an even number of rounds, at least 4.
+        reference: float64 (the same rounds, runs of a block).
+        random: source of the resamples.
+        resamples: number of resamples.
+
+    Returns:
+        An estimate whose `n` is the number of rounds.
+    """
+    rounds = len(blocks)
+    if rounds != len(reference) or rounds % 2 or rounds < 4:
+        raise ValueError("a ratio needs the same even number of rounds, at least 4, on both sides")
+    logs = np.log(np.median(blocks, axis=1) / np.median(reference, axis=1))
+    pairs = logs.reshape(-1, 2).mean(axis=1)
+    mean, error = float(pairs.mean()), _standard_error(pairs)
+    if error <= 1e-12:
+        return Estimate(math.exp(mean), math.exp(mean), math.exp(mean), rounds)
+    drawn = pairs[random.integers(len(pairs), size=(resamples, len(pairs)))]
+    errors = _standard_error(drawn)
+    drawn, errors = drawn[errors > 0], errors[errors > 0]
+    low, high = percentile_bounds((drawn.mean(axis=1) - mean) / errors)
+    return Estimate(math.exp(mean), math.exp(mean - high * error), math.exp(mean - low * error), rounds)
+
+
+def _standard_error(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    deviation: NDArray[np.float64] = np.std(values, axis=-1, ddof=1)
+    return deviation / math.sqrt(values.shape[-1])

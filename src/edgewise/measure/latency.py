@@ -1,0 +1,318 @@
+"""Two clocks of every model file, taken interleaved so that files can be compared: the quick protocol.
+
+`model` times `session.scores` alone, the pixels ready in memory. `e2e` times what a camera loop does with a decoded
+picture: `prepare`, `scores`, `softmax`, the label. Both are single stream, batch 1, on real images.
+
+A session has `ROUNDS` rounds. In each, every series runs one block of consecutive inferences for the model clock and
+then one for the e2e clock. The order of the series is drawn with the seed for every even round and reversed in the odd
+round after it (ABBA), so a machine that grows slower evenly does so for all alike. The reference runs as two series;
+their ratio is the A/A check, and tells how large a difference this session would show where there is none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgewise.bundle import InputSpec
+from edgewise.device import RUNTIMES, Pixels, Runtime, Session
+from edgewise.device.preprocess import prepare, softmax
+from edgewise.measure import machine
+from edgewise.measure.intervals import P90_RUNS, P99_RUNS, median_estimate, ratio_estimate
+from edgewise.results import Clock, Estimate, Latency
+
+ROUNDS = 32
+"""Rounds of a session: 16 ABBA pairs."""
+
+SETTLE_RUNS = 2
+"""Untimed runs at the start of each block, after which the caches hold this model and not the one before."""
+
+IMAGES = 64
+"""Distinct images that are cycled; all of them where there are fewer."""
+
+WARM_RUNS = 10
+"""Least runs before anything counts."""
+
+WARM_WINDOW = 20
+"""Warm is when the medians of two windows of so many runs, one after the other, agree."""
+
+WARM_AGREEMENT = 0.02
+"""How near those medians are, as a share of the earlier."""
+
+WARM_CAP_NS = 1_000_000_000
+"""Quick protocol: warming up ends after a second even where the windows do not agree yet."""
+
+DRIFT = 0.05
+"""Largest change between the medians of the first and the last quarter of a session."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model file to time; `format` names its runtime."""
+
+    name: str
+    path: Path
+    format: str
+
+
+@dataclass
+class _Series:
+    """One subject being timed, and its blocks so far; `again` marks the reference's second series of the A/A check."""
+
+    name: str
+    again: bool
+    run_model: Callable[[int], None]
+    run_e2e: Callable[[int], None]
+    block: int = 0
+    model: list[list[int]] = field(default_factory=list)
+    e2e: list[list[int]] = field(default_factory=list)
+
+
+def measure(
+    subjects: Sequence[Subject],
+    images: Pixels,
+    *,
+    reference: str | None,
+    spec: InputSpec,
+    threads: int = 1,
+    seconds: float = 2.0,
+    seed: int = 0,
+    min_runs: int = 100,
+    max_runs: int = 1000,
+    runtimes: Mapping[str, Runtime] = RUNTIMES,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    progress: Callable[[int, int], None] | None = None,
+    pictures: Sequence[Image.Image] | None = None,
+    snapshot: Callable[[], machine.State] = machine.snapshot,
+) -> dict[str, Latency]:
+    """Time model files side by side; see the top of this file.
+
+    Args:
+        subjects: the files; names are distinct.
+        images: real images, uint8 (N, height, width, channels) as `spec` says; a seeded draw of `IMAGES` is used.
+        reference: name of the subject that the others are compared with, None for no comparison.
+        spec: how `prepare` brings a picture to the model's size.
+        threads: of the runtime.
+        seconds: time for both clocks of each subject; `min_runs` and `max_runs` come before it.
+        seed: of the images, the order and the intervals.
+        min_runs: least timed runs of each clock.
+        max_runs: most timed runs of each clock, at least `ROUNDS`.
+        runtimes: format -> runtime.
+        clock: monotonic, in ns.
+        progress: called with (rounds done, rounds).
+        pictures: decoded pictures at their stored size for the e2e clock; default: `images`, which need no scaling.
+        snapshot: reads the state of the machine.
+
+    Returns:
+        Name -> figures, `load_ms` and `first_ms` left to `edgewise.measure.memory.probe`. The reference's own ratio
+        is the A/A ratio.
+
+    Raises:
+        ValueError: no subjects or images, equal names, an unknown reference or format, or impossible limits.
+        UnavailableError, UntrustedError: a file cannot be loaded.
+    """
+    _check(subjects, images, reference, spec, min_runs, max_runs, runtimes)
+    random = np.random.default_rng(seed)
+    chosen = random.permutation(len(images))[:IMAGES]
+    batches = [np.ascontiguousarray(images[index : index + 1]) for index in chosen]
+    shown = _pictures(pictures, images, chosen, random)
+    series = []
+    for subject in subjects:
+        session = runtimes[subject.format].load(subject.path, threads)
+        runs = (_model_run(session, batches), _e2e_run(session, shown, spec))
+        series += [
+            _Series(subject.name, again, *runs) for again in ([False, True] if subject.name == reference else [False])
+        ]
+    for one in series:
+        one.block = _block_runs(_warm_up(one, clock), seconds, min_runs, max_runs)
+    before = snapshot()
+    _run_rounds(series, random, clock, progress)
+    return _evaluate(series, reference, threads, machine.reasons(before, snapshot()), seed)
+
+
+def clock_of(blocks: NDArray[np.float64], random: np.random.Generator) -> Clock:
+    """The figures of one clock.
+
+    p50 is the median; p90 and p99 are nearest-rank percentiles: the least run that so many percent do not exceed.
+
+    Args:
+        blocks: milliseconds, float64 (blocks, runs of a block).
+        random: source of the resamples.
+    """
+    runs = blocks.ravel()
+    return Clock(
+        n=runs.size,
+        p50_ms=median_estimate(blocks, random),
+        p90_ms=float(np.percentile(runs, 90, method="inverted_cdf")) if runs.size >= P90_RUNS else None,
+        p99_ms=float(np.percentile(runs, 99, method="inverted_cdf")) if runs.size >= P99_RUNS else None,
+        mean_ms=float(runs.mean()),
+        sd_ms=float(runs.std(ddof=1)),
+        min_ms=float(runs.min()),
+    )
+
+
+def drift(blocks: NDArray[np.float64], name: str) -> list[str]:
+    """The reason why a clock is invalid when its first and last quarters differ by more than `DRIFT`, else nothing.
+
+    Args:
+        blocks: milliseconds, float64 (blocks in the order they ran, runs of a block), at least 4 blocks.
+        name: of the clock.
+    """
+    quarter = len(blocks) // 4
+    start, end = float(np.median(blocks[:quarter])), float(np.median(blocks[-quarter:]))
+    return [f"{name} drift {start:.3g} -> {end:.3g} ms"] if abs(end - start) > DRIFT * start else []
+
+
+def _check(
+    subjects: Sequence[Subject],
+    images: Pixels,
+    reference: str | None,
+    spec: InputSpec,
+    min_runs: int,
+    max_runs: int,
+    runtimes: Mapping[str, Runtime],
+) -> None:
+    names = [subject.name for subject in subjects]
+    if not names or len(set(names)) != len(names):
+        raise ValueError("subjects need at least one name, each different")
+    if reference is not None and reference not in names:
+        raise ValueError(f"the reference {reference!r} is not among {names}")
+    if unknown := {subject.format for subject in subjects} - set(runtimes):
+        raise ValueError(f"no runtime for format {sorted(unknown)}")
+    if images.dtype != np.uint8 or images.shape[1:] != spec.shape or len(images) == 0:
+        raise ValueError(f"images are uint8 (N, {spec.shape}), at least one; not {images.dtype} {images.shape}")
+    if not 1 <= min_runs <= max_runs or max_runs < ROUNDS:
+        raise ValueError(f"min_runs <= max_runs, and max_runs at least {ROUNDS}; not {min_runs} and {max_runs}")
+
+
+def _pictures(
+    pictures: Sequence[Image.Image] | None, images: Pixels, chosen: NDArray[np.int64], random: np.random.Generator
+) -> list[Image.Image]:
+    if pictures:
+        shown = [pictures[index] for index in random.permutation(len(pictures))[:IMAGES]]
+    else:
+        shown = [
+            Image.fromarray(images[index].squeeze(-1) if images.shape[-1] == 1 else images[index]) for index in chosen
+        ]
+    for picture in shown:
+        picture.load()
+    return shown
+
+
+def _model_run(session: Session, batches: list[Pixels]) -> Callable[[int], None]:
+    def run(turn: int) -> None:
+        session.scores(batches[turn % len(batches)])
+
+    return run
+
+
+def _e2e_run(session: Session, pictures: list[Image.Image], spec: InputSpec) -> Callable[[int], None]:
+    options = spec.preprocessing()
+
+    def run(turn: int) -> None:
+        pixels = prepare(pictures[turn % len(pictures)], **options)
+        int(np.argmax(softmax(session.scores(pixels[None]))[0]))
+
+    return run
+
+
+def _warm_up(series: _Series, clock: Callable[[], int]) -> float:
+    """Run until warm; the ns that one model run and one e2e run take together."""
+    start, taken = clock(), list[int]()
+    while len(taken) < WARM_RUNS or not (_settled(taken) or clock() - start >= WARM_CAP_NS):
+        taken += _time_block(series.run_model, clock, 0, WARM_RUNS, settle=0)
+    e2e = _time_block(series.run_e2e, clock, 0, WARM_RUNS // 2, settle=SETTLE_RUNS)
+    return float(np.median(taken[-WARM_WINDOW:]) + np.median(e2e))
+
+
+def _settled(taken: list[int]) -> bool:
+    if len(taken) < 2 * WARM_WINDOW:
+        return False
+    earlier, later = np.median(taken[-2 * WARM_WINDOW : -WARM_WINDOW]), np.median(taken[-WARM_WINDOW:])
+    return bool(abs(later - earlier) <= WARM_AGREEMENT * earlier)
+
+
+def _block_runs(ns_per_run: float, seconds: float, min_runs: int, max_runs: int) -> int:
+    """Runs of a block, such that all rounds together take `seconds` and keep to the limits."""
+    wanted = int(seconds * 1e9 / (ROUNDS * max(ns_per_run, 1.0)))
+    return max(1, min(max_runs // ROUNDS, max(-(-min_runs // ROUNDS), wanted)))
+
+
+def _run_rounds(
+    series: list[_Series],
+    random: np.random.Generator,
+    clock: Callable[[], int],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    order = list(range(len(series)))
+    for turn in range(ROUNDS):
+        order = order[::-1] if turn % 2 else [int(index) for index in random.permutation(len(series))]
+        for index in order:
+            one = series[index]
+            one.model.append(_time_block(one.run_model, clock, turn * one.block, one.block, settle=SETTLE_RUNS))
+        for index in order:
+            one = series[index]
+            if not one.again:
+                one.e2e.append(_time_block(one.run_e2e, clock, turn * one.block, one.block, settle=SETTLE_RUNS))
+        if progress:
+            progress(turn + 1, ROUNDS)
+
+
+def _time_block(
+    run: Callable[[int], None], clock: Callable[[], int], first: int, count: int, *, settle: int
+) -> list[int]:
+    """The ns of `count` consecutive runs on the images from `first` on, after `settle` untimed ones."""
+    for turn in range(settle):
+        run(first + turn)
+    taken = []
+    for turn in range(first, first + count):
+        start = clock()
+        run(turn)
+        taken.append(clock() - start)
+    return taken
+
+
+def _evaluate(
+    series: list[_Series], reference: str | None, threads: int, disturbed: list[str], seed: int
+) -> dict[str, Latency]:
+    """Turn the blocks into records."""
+    model = {(one.name, one.again): np.asarray(one.model) / 1e6 for one in series}
+    spread: float | None = None
+    check: Estimate | None = None
+    if reference is not None:
+        check = ratio_estimate(model[reference, True], model[reference, False], np.random.default_rng([seed, 1]))
+        spread = (check.high - check.low) / 2
+        if not check.low <= 1 <= check.high:
+            disturbed = [*disturbed, f"A/A check: the reference against itself is {_interval(check)}, which excludes 1"]
+    found = {}
+    for one in series:
+        if one.again:
+            continue
+        random = np.random.default_rng([seed, 2])
+        own, e2e = model[one.name, False], np.asarray(one.e2e) / 1e6
+        ratio = check
+        if reference is not None and one.name != reference:
+            ratio = ratio_estimate(own, model[reference, False], random)
+        reasons = [*disturbed, *drift(own, "model"), *drift(e2e, "e2e")]
+        found[one.name] = Latency(
+            protocol="quick",
+            threads=threads,
+            model=clock_of(own, random),
+            e2e=clock_of(e2e, random),
+            reference=reference,
+            ratio=ratio,
+            aa_spread=spread,
+            valid=not reasons,
+            invalid_reasons=reasons,
+        )
+    return found
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

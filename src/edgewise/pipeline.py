@@ -1,0 +1,513 @@
+"""The whole flow, data to report, as one readable function: `run`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from edgewise import runs
+from edgewise.bundle import InputSpec, update_measured
+from edgewise.compress import Context, apply_plan, check_plan
+from edgewise.data import Dataset, defaults, load_data
+from edgewise.errors import ConfigError, DataError, EdgewiseError, ExportError, GateError
+from edgewise.export.deliver import Exported, Order, deliver
+from edgewise.measure import latency, machine, memory
+from edgewise.measure.accuracy import difference, quality
+from edgewise.models import Model, create_model, default_input, rebuild, save_model
+from edgewise.models.cost import cost
+from edgewise.progress import Progress, Silent
+from edgewise.recipe import Goal, Recipe, Variant, dump_recipe, parse_call
+from edgewise.report import write_csv, write_html
+from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, Quality, RunResult, to_json
+from edgewise.train import fit, logits
+
+Role = Literal["base", "variant", "control"]
+BASE = "base"
+DEFAULT_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Built:
+    """A trained model that is to be exported."""
+
+    name: str
+    role: Role
+    plan: str
+    model: Model
+
+
+@dataclass
+class Job:
+    """What the stages of one run share, and what they leave behind."""
+
+    recipe: Recipe
+    run: runs.Run
+    dataset: Dataset
+    progress: Progress
+    history: list[dict[str, Any]] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 2)
+
+
+def run(
+    recipe: Recipe, out: Path, *, force: bool = False, argv: list[str] | None = None, progress: Progress | None = None
+) -> RunResult:
+    """Do all that a recipe says: train, compress, export, check, measure, report.
+
+    Leaves in `out`: run.json, recipe.yaml, splits.csv, metrics.jsonl, model/, bundles/, results.json, results.csv and
+    report.html.
+
+    Raises:
+        ConfigError: a name, plan or key is wrong; nothing has been trained then.
+        DataError: the images cannot be used.
+        GateError: `goal.min` was asked for and nothing meets it; all files are written all the same.
+    """
+    variants = resolve_variants(recipe)
+    with open_job(recipe, out, force=force, argv=argv, progress=progress) as job:
+        with job.stage("train"):
+            base = train_base(job)
+        with job.stage("compress"):
+            built = [base, *make_variants(job, base, variants)]
+        with job.stage("controls"):
+            built += make_controls(job, built) if recipe.controls else []
+        with job.stage("export"):
+            exported = export_all(job, built)
+        with job.stage("measure"):
+            measurements = measure_all(job, exported)
+        result = conclude(job, measurements, argv)
+    if result.chosen is None:
+        raise GateError(
+            "nothing meets the goal",
+            code="G01",
+            where={"goal": _goal_text(recipe.goal), "report": out / "report.html"},
+            why=_best_text(measurements, recipe.goal),
+            fix="lower goal.min, train longer, use a larger base model or more images",
+        )
+    return result
+
+
+def train(
+    recipe: Recipe, out: Path, *, force: bool = False, argv: list[str] | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Train the base model of a recipe and measure it in torch; writes no bundle.
+
+    Returns:
+        name, architecture, validation and test `Quality`, best_epoch, seconds.
+    """
+    with open_job(recipe, out, force=force, argv=argv, progress=progress) as job:
+        with job.stage("train"):
+            base = train_base(job)
+        data = job.dataset
+        figures = {
+            name: quality(logits(base.model, split.images).argmax(1), split.labels, data.classes, seed=recipe.seed)
+            for name, split in (("validation", data.val), ("test", data.test))
+        }
+        summary = {
+            "name": recipe.name,
+            "run": str(out),
+            "architecture": base.model.architecture,
+            "params_total": cost(base.model.module, base.model.input).params_total,
+            "epochs": len(job.history),
+            "seconds": job.seconds,
+            **{name: dataclasses.asdict(figure) for name, figure in figures.items()},
+        }
+        runs.write_json(out / "training.json", summary)
+    return summary
+
+
+@contextlib.contextmanager
+def open_job(
+    recipe: Recipe, out: Path, *, force: bool, argv: list[str] | None, progress: Progress | None
+) -> Iterator[Job]:
+    """Check the names, make the run folder, read the data."""
+    spec = resolve_input(recipe)
+    create_model(recipe.model, labels=("a", "b"), input=spec)
+    with runs.create_run(out, force=force, argv=argv, seed=recipe.seed) as folder:
+        progress = progress or Silent()
+        started = time.perf_counter()
+        dataset = _load(recipe, spec, progress)
+        runs.write_text(out / "recipe.yaml", dump_recipe(recipe))
+        dataset.write_splits(out / "splits.csv")
+        if dataset.bad:
+            dataset.write_bad_files(out / "bad_files.csv")
+        job = Job(recipe, folder, dataset, progress, warnings=list(dataset.summary["warnings"]))
+        job.seconds["data"] = round(time.perf_counter() - started, 2)
+        for warning in job.warnings:
+            progress.say(f"warning: {warning}")
+        yield job
+
+
+def resolve_input(recipe: Recipe) -> InputSpec:
+    """The image the model will see: the recipe's wishes, then what the data bring, then what the model was made for."""
+    native = default_input(recipe.model)
+    data_size, data_channels = defaults(recipe.data.source)
+    size = recipe.data.size or data_size or (native.height if native else DEFAULT_SIZE)
+    channels: Literal[1, 3] = recipe.data.channels or (1 if data_channels == 1 else 3)
+    spec = InputSpec(size, size, channels, recipe.data.fit, mean=(0.5,) * channels, std=(0.5,) * channels)
+    if native and channels == native.channels:
+        spec = dataclasses.replace(spec, mean=native.mean, std=native.std, interpolation=native.interpolation)
+    return spec
+
+
+def resolve_variants(recipe: Recipe) -> list[Variant]:
+    """The variants with a name each; the default ones where the recipe names none. Checks every plan.
+
+    Raises:
+        ConfigError: an unknown technique or option, or two variants of one name.
+    """
+    variants = list(default_variants(recipe.model) if recipe.variants is None else recipe.variants)
+    named = [Variant(plan=variant.plan, name=variant.name or plan_name(variant.plan)) for variant in variants]
+    for variant in named:
+        check_plan(variant.plan)
+    names = [BASE, *(str(variant.name) for variant in named)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f'two variants are called "{twice[0]}"', code="C13", where={"key": "variants"}, fix="give each a name"
+        )
+    return named
+
+
+def default_variants(architecture: str) -> list[Variant]:
+    """A distilled small net and two pruned ones."""
+    call = parse_call(architecture)
+    student = "convnet(16, 32, 64)"
+    if call.name == "convnet":
+        student = f"convnet({', '.join(str(max(8, round(width / 4 / 8) * 8)) for width in call.args)})"
+    return [
+        Variant(name="distilled", plan=f"distill(student={student})"),
+        Variant(name="prune50", plan="prune(ratio=0.5)"),
+        Variant(name="prune70", plan="prune(ratio=0.7)"),
+    ]
+
+
+def plan_name(plan: str) -> str:
+    """A row and folder name made from a plan: ``prune(ratio=0.7) > distill`` gives ``prune-0.7-distill``."""
+    words: list[str] = []
+    word = ""
+    for character in plan:
+        if character.isalnum() or character in "._":
+            word += character
+            continue
+        if word and character != "=":  # option names are left out
+            words.append(word)
+        word = ""
+    return "-".join([*words, word] if word else words)[:64].strip("-.") or "plan"
+
+
+def train_base(job: Job) -> Built:
+    """Train the base model and keep it."""
+    recipe = job.recipe
+    model = create_model(
+        recipe.model,
+        labels=job.dataset.classes,
+        input=resolve_input(recipe),
+        pretrained=recipe.pretrained,
+        seed=recipe.seed,
+    )
+    trained = _fit(job, BASE, model, recipe.train.epochs, recipe.train.lr)
+    return _keep(job, Built(BASE, "base", "", trained))
+
+
+def make_variants(job: Job, base: Built, variants: Sequence[Variant]) -> list[Built]:
+    """Apply each plan to the base; a plan that cannot be carried out is recorded and the others go on."""
+    made = []
+    for variant in variants:
+        name = str(variant.name)
+        try:
+            model = apply_plan(base.model, variant.plan, _context(job, base, name))
+        except EdgewiseError as problem:
+            _failed(job, name, "compress", problem)
+        else:
+            made.append(_keep(job, Built(name, "variant", variant.plan, model)))
+    return made
+
+
+def make_controls(job: Job, built: Sequence[Built]) -> list[Built]:
+    """The structure of each variant, trained from fresh weights with the labels alone."""
+    controls = []
+    for variant in built:
+        if variant.role == "variant":
+            name = f"{variant.name}-scratch"
+            fresh = rebuild(variant.model, seed=job.recipe.seed)
+            trained = _fit(job, name, fresh, job.recipe.train.epochs, job.recipe.train.lr)
+            controls.append(_keep(job, Built(name, "control", variant.plan, trained)))
+    return controls
+
+
+def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]:
+    """Write every model in every precision and check each file; a file that fails is recorded and the others go on.
+
+    Controls are written in fp32 only: they answer what a technique was worth, nobody ships them.
+
+    Raises:
+        ExportError: the base model could not be written in fp32, so that there is nothing to compare with.
+    """
+    exported: list[tuple[Built, Exported]] = []
+    options = job.recipe.export
+    scratch = job.run.path / "work"
+    with job.progress.task("export", len(built)) as advance:
+        for one in built:
+            precisions = {"base": ("fp32", *options.precisions), "variant": options.precisions, "control": ("fp32",)}
+            for format_ in options.formats:
+                order = Order(
+                    name=one.name,
+                    model=one.model,
+                    precisions=precisions[one.role],
+                    folder=job.run.bundles_dir,
+                    workspace=scratch / f"{one.name}-{format_}",
+                    lineage=_lineage(job, one),
+                )
+                outcome = deliver(order, format_, job.dataset, options, seed=job.recipe.seed, progress=job.progress)
+                job.candidates += outcome.candidates
+                job.failures += outcome.failures
+                exported += [(one, file) for file in outcome.exported]
+            advance(1, one.name)
+    shutil.rmtree(scratch, ignore_errors=True)
+    if not any(one.role == "base" and file.manifest.precision == "fp32" for one, file in exported):
+        raise ExportError(
+            "the base model could not be exported",
+            code="X06",
+            where={"model": job.recipe.model},
+            why="; ".join(failure.reason for failure in job.failures),
+            fix="choose another model",
+        )
+    return exported
+
+
+def measure_all(job: Job, exported: Sequence[tuple[Built, Exported]]) -> list[Measurement]:
+    """Time all files interleaved with each other, then each in fresh processes, and put the records together."""
+    recipe = job.recipe
+    reference = next(file for one, file in exported if one.role == "base" and file.manifest.precision == "fp32")
+    subjects = [latency.Subject(file.name, file.model_file, file.manifest.format) for _, file in exported]
+    timed = latency.measure(
+        subjects,
+        job.dataset.test.images[:256],
+        reference=reference.name,
+        spec=reference.manifest.input,
+        threads=recipe.measure.threads,
+        seconds=recipe.measure.seconds,
+        seed=recipe.seed,
+        progress=job.progress,
+    )
+    with job.progress.task("fresh processes", len(exported)) as advance:
+        measurements = []
+        for one, file in exported:
+            measurements.append(_measurement(job, one, file, reference, timed[file.name]))
+            advance()
+    return measurements
+
+
+def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) -> RunResult:
+    """Choose, and write results.json, results.csv and report.html."""
+    recipe = job.recipe
+    chosen = choose(measurements, recipe, job.warnings)
+    result = RunResult(
+        name=recipe.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=shlex.join(argv) if argv else "edgewise.run(recipe, out)",
+        seed=recipe.seed,
+        classes=list(job.dataset.classes),
+        data=job.dataset.summary,
+        goal=recipe.goal.model_dump(),
+        chosen=chosen,
+        machine=machine.describe(),
+        versions=runs.versions(),
+        measurements=measurements,
+        candidates=job.candidates,
+        failures=job.failures,
+        warnings=job.warnings,
+        seconds=job.seconds,
+    )
+    out = job.run.path
+    runs.write_text(out / "results.json", to_json(result))
+    write_csv([result], out / "results.csv")
+    write_html(result, out / "report.html", history=job.history)
+    return result
+
+
+def choose(measurements: Sequence[Measurement], recipe: Recipe, warnings: list[str]) -> str | None:
+    """The name of the cheapest file that meets the goal on validation images, None when none does.
+
+    Controls are never chosen, nor int8 files whose drop was too large. Cells whose timing was disturbed rank nothing:
+    when one of the contenders is such, multiply-adds and file size decide, and `warnings` says so.
+    """
+    goal = recipe.goal
+    base = next(row for row in measurements if row.role == "base")
+    floor = max(goal.min or 0.0, _figure(base.validation, goal) - goal.max_drop if goal.max_drop is not None else 0.0)
+    fits = [
+        row
+        for row in measurements
+        if row.role != "control" and row.parity.passed and _figure(row.validation, goal) >= floor
+    ]
+    if not fits:
+        return None
+    by_size = {"size": lambda row: (row.cost.file_bytes,), "macs": lambda row: (row.cost.macs, row.cost.file_bytes)}
+    if goal.prefer != "latency":
+        return min(fits, key=by_size[goal.prefer]).name
+    disturbed = [row.name for row in fits if row.latency is None or not row.latency.valid]
+    if disturbed:
+        warnings.append(
+            f"timing was disturbed for {', '.join(disturbed)}: the choice was made by multiply-adds and file size"
+        )
+        return min(fits, key=by_size["macs"]).name
+    return min(fits, key=lambda row: row.latency.model.p50_ms.value if row.latency else 0.0).name
+
+
+def _load(recipe: Recipe, spec: InputSpec, progress: Progress) -> Dataset:
+    with progress.task("read images", 1) as advance:
+        dataset = load_data(recipe.data, spec, seed=recipe.seed)
+        splits = (dataset.train, dataset.val, dataset.test)
+        advance(
+            1,
+            f"{sum(map(len, splits))} images, {len(dataset.classes)} classes, "
+            f"train {len(dataset.train)} / val {len(dataset.val)} / test {len(dataset.test)}",
+        )
+    if not all(len(split) for split in splits):
+        raise DataError(
+            "a split is empty",
+            code="D30",
+            where={"images": f"train {len(splits[0])}, val {len(splits[1])}, test {len(splits[2])}"},
+            fix="add images: validation chooses and test reports, so each needs some of every class",
+        )
+    return dataset
+
+
+def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, **more: Any) -> Model:
+    def on_epoch(record: dict[str, Any]) -> None:
+        job.history.append({"variant": name, **record})
+        job.run.log_metrics(job.history[-1])
+
+    fitted = fit(
+        model,
+        job.dataset,
+        job.recipe.train,
+        seed=job.recipe.seed,
+        checkpoints=job.run.checkpoints_dir / name,
+        title=f"train {name}",
+        epochs=epochs,
+        lr=lr,
+        on_epoch=on_epoch,
+        progress=job.progress,
+        **more,
+    )
+    return fitted.model
+
+
+def _context(job: Job, base: Built, name: str) -> Context:
+    options = job.recipe.train
+    short = options.finetune_epochs or max(1, round(options.epochs / 3))
+    low = options.finetune_lr or options.lr / 3
+
+    def bind(default_epochs: int, lr: float) -> Any:
+        def train_copy(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+            more = {} if loss is None else {"loss": loss}
+            return _fit(job, name, model, epochs or default_epochs, lr, **more)
+
+        return train_copy
+
+    return Context(job.dataset, bind(options.epochs, options.lr), bind(short, low), base.model, job.recipe.seed)
+
+
+def _keep(job: Job, built: Built) -> Built:
+    save_model(built.model, job.run.model_dir / built.name)
+    return built
+
+
+def _failed(job: Job, name: str, stage: str, problem: EdgewiseError) -> None:
+    job.failures.append(Failure(name, stage, f"{problem.what}. {problem.why}".strip()))
+    job.progress.say(str(problem))
+
+
+def _measurement(job: Job, one: Built, file: Exported, reference: Exported, timed: Latency) -> Measurement:
+    """The record of one bundle; its figures also go into the bundle's manifest."""
+    cold = memory.probe(file.bundle)
+    weights = cost(one.model.module, one.model.input)
+    is_reference = file is reference
+    measurement = Measurement(
+        name=file.name,
+        variant=one.name,
+        role=one.role,
+        plan=one.plan,
+        format=file.manifest.format,
+        precision=file.manifest.precision,
+        scheme=file.manifest.scheme,
+        bundle=str(file.bundle.relative_to(job.run.path)),
+        sha256=file.manifest.files[file.manifest.model_file],
+        cost=Cost(
+            params_total=weights.params_total,
+            params_nonzero=weights.params_nonzero,
+            params_zero=weights.params_zero,
+            macs=weights.macs,
+            file_bytes=file.model_file.stat().st_size,
+        ),
+        validation=file.validation,
+        test=file.test,
+        difference=None
+        if is_reference
+        else difference(
+            file.predictions,
+            reference.predictions,
+            job.dataset.test.labels,
+            job.dataset.classes,
+            reference=reference.name,
+            seed=job.recipe.seed,
+        ),
+        parity=file.parity,
+        latency=dataclasses.replace(timed, load_ms=cold.load_ms, first_ms=cold.first_ms),
+        memory=cold.memory,
+        notes=file.notes,
+    )
+    record = dataclasses.asdict(measurement)
+    update_measured(
+        file.bundle,
+        {key: record[key] for key in ("cost", "validation", "test", "difference", "parity", "latency", "memory")},
+    )
+    return measurement
+
+
+def _lineage(job: Job, one: Built) -> dict[str, Any]:
+    return {
+        "run": job.recipe.name,
+        "architecture": one.model.architecture,
+        "structure": [edit["edit"] for edit in one.model.structure],
+        "plan": one.plan,
+        "role": one.role,
+        "data": job.dataset.summary["sha256"],
+        "seed": job.recipe.seed,
+        "versions": runs.versions(),
+    }
+
+
+def _figure(measured: Quality, goal: Goal) -> float:
+    return measured.macro_f1.value if goal.metric == "macro_f1" else measured.accuracy.value
+
+
+def _goal_text(goal: Goal) -> str:
+    limits = [f"{goal.metric} >= {goal.min}"] if goal.min is not None else []
+    limits += [f"at most {goal.max_drop} below the base"] if goal.max_drop is not None else []
+    return ", ".join(limits)
+
+
+def _best_text(measurements: Sequence[Measurement], goal: Goal) -> str:
+    best = max(measurements, key=lambda row: _figure(row.validation, goal))
+    return f"the best is {best.name} with {_figure(best.validation, goal):.3f} on validation images"

@@ -1,0 +1,541 @@
+"""The recipe: one YAML file that says everything about a run, and the small language of plans and model names.
+
+Every key has a description, a range and a default; the command line, the docs and the error texts take them from here.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgewise.errors import ConfigError, nearest
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_RECIPE_BYTES = 1_000_000
+
+_SEE_EXAMPLE = "`edgewise recipe` prints every key with its meaning"
+
+Precision = Literal["fp32", "int8"]
+Scheme = Literal["auto", "u8s8", "u8s8-rr", "s8s8", "u8s8-qop", "u8s8-rr-qop", "s8s8-qop"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Calls: `name(1, 2, key=value)`, the shape that plan steps and model names share.
+
+
+@dataclass(frozen=True)
+class Call:
+    """A name with positional and named arguments, as in ``convnet(32,64,128, dropout=0.2)``.
+
+    Argument values are numbers, booleans, strings, None, or tuples of these. Another call given as an argument is kept
+    as its text.
+    """
+
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The text that parses to this call; no parentheses when there are no arguments."""
+        inner = [_show(value) for value in self.args] + [f"{key}={_show(value)}" for key, value in self.kwargs.items()]
+        return f"{self.name}({', '.join(inner)})" if inner else self.name
+
+
+def parse_call(text: str) -> Call:
+    """Read one call.
+
+    >>> parse_call("convnet(8,16,32, dropout=0.1)")
+    Call(name='convnet', args=(8, 16, 32), kwargs={'dropout': 0.1})
+    """
+    calls = parse_plan(text)
+    if len(calls) != 1:
+        raise ConfigError(f"expected one name, got {len(calls)}", code="C10", where={"text": text})
+    return calls[0]
+
+
+def parse_plan(text: str) -> tuple[Call, ...]:
+    """Read a plan: calls joined by ``>``, run from left to right. An empty text is the empty plan.
+
+    The text is parsed as Python syntax and never evaluated.
+
+    Raises:
+        ConfigError: it is not such a chain.
+    """
+    if not text.strip():
+        return ()
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        if isinstance(tree, ast.Compare):
+            if not all(isinstance(operator, ast.Gt) for operator in tree.ops):
+                raise ValueError('steps are joined by ">"')
+            return tuple(_call(node) for node in (tree.left, *tree.comparators))
+        return (_call(tree),)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
+        raise ConfigError(
+            "cannot read this plan or name",
+            code="C10",
+            where={"text": text},
+            why=str(problem),
+            fix='write it like "prune(ratio=0.7) > distill(tau=4)" or "convnet(32,64,128, dropout=0.2)"',
+        ) from problem
+
+
+def format_plan(plan: tuple[Call, ...]) -> str:
+    """The text of a plan; parses back to the same plan."""
+    return " > ".join(str(call) for call in plan)
+
+
+def _call(node: ast.expr) -> Call:
+    if isinstance(node, ast.Call):
+        kwargs = {}
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                raise ValueError("** is not allowed")
+            kwargs[keyword.arg] = _value(keyword.value)
+        return Call(_name(node.func), tuple(_value(argument) for argument in node.args), kwargs)
+    return Call(_name(node))
+
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{_name(node.value)}.{node.attr}"
+    raise ValueError(f"{ast.unparse(node)!r} is not a name")
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(_value(element) for element in node.elts)
+    if isinstance(node, ast.Call | ast.Name | ast.Attribute):
+        return str(_call(node))
+    value = ast.literal_eval(node)
+    if not isinstance(value, int | float | str | bool | None):
+        raise ValueError(f"{ast.unparse(node)!r} is not a number, a name or a list")
+    return value
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(_show(element) for element in value) + ("," if len(value) == 1 else "") + ")"
+    if isinstance(value, str):
+        try:
+            if str(parse_call(value)) == value:
+                return value
+        except ConfigError:
+            pass
+    return repr(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The recipe.
+
+
+class Strict(BaseModel):
+    """Base of all option models: unknown keys are errors, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _to_plan(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return " > ".join(str(_step(step)) for step in value)
+    return value
+
+
+def _step(step: Any) -> str:
+    """One step of a plan written as a YAML list: ``distill``, ``"prune(0.7)"`` or ``{prune: {ratio: 0.7}}``."""
+    if isinstance(step, Call | str):
+        return str(step)
+    if isinstance(step, Mapping) and len(step) == 1:
+        ((name, options),) = step.items()
+        return str(Call(str(name), (), {key: _tupled(value) for key, value in (options or {}).items()}))
+    raise ValueError("a step is a name, a call, or one name with its options")
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(element) for element in value) if isinstance(value, list) else value
+
+
+def _check_plan(text: str) -> str:
+    try:
+        return format_plan(parse_plan(text))
+    except ConfigError as problem:
+        raise ValueError(f"{problem.what}: {problem.why}") from problem
+
+
+Plan = Annotated[str, pydantic.BeforeValidator(_to_plan), pydantic.AfterValidator(_check_plan)]
+"""A plan in its one written form; `parse_plan` gives its steps."""
+
+
+class DataOptions(Strict):
+    """Where the images are and how they reach the model."""
+
+    source: str
+    """A folder (class folders, or train/val/test folders of class folders), a manifest (.csv or .jsonl with file_name,
+    label and optionally split and group), or a built-in set: digits, fashion-mnist."""
+    size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    """Side of the square the model sees, in pixels. Default: what the model was made for, else 128 (built-in sets bring
+    their own)."""
+    channels: Literal[1, 3] | None = None
+    """1 for gray, 3 for RGB. Default: 3, but 1 for the gray built-in sets."""
+    fit: Literal["squash", "crop", "pad"] = "squash"
+    """How an image is brought to the square: both sides scaled, the middle cut out, or zeros added."""
+    split: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    """Shares of train, validation and test where the data brings no split."""
+    limit_train: Annotated[int, Field(ge=2)] | None = None
+    """Use at most so many training images, drawn by class with the seed."""
+    limit_val: Annotated[int, Field(ge=2)] | None = None
+    """Use at most so many validation images."""
+    limit_test: Annotated[int, Field(ge=2)] | None = None
+    """Use at most so many test images."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Largest share of undecodable files that is left out with a warning; above it the run stops."""
+    min_per_class: Annotated[int, Field(ge=1)] = 1
+    """Fewer images than this in a class is an error."""
+    layout: Literal["auto", "classes", "splits"] = "auto"
+    """Read the folder as class folders or as train/val/test folders; auto tells them apart and asks when it cannot."""
+    download: bool = False
+    """Allow a built-in set to be fetched from the network."""
+
+    @pydantic.field_validator("split")
+    @classmethod
+    def _sums_to_one(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) <= 0 or abs(sum(value) - 1) > 1e-6:
+            raise ValueError("three positive shares that add up to 1")
+        return value
+
+
+class TrainOptions(Strict):
+    """How a net is trained."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
+    """Passes over the training images."""
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
+    """Images per step."""
+    lr: Annotated[float, Field(gt=0, le=10)] = 3e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Decoupled weight decay; not applied to biases and norms."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    """Epochs of linear warm-up before the cosine."""
+    patience: Annotated[int, Field(ge=0)] = 10
+    """Stop after so many epochs without a better validation macro F1; 0 never stops early."""
+    finetune_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Epochs a technique trains for after it changed a model; default: a third of `epochs`."""
+    finetune_lr: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Peak learning rate of fine-tuning; default: a third of `lr`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes CUDA when it works."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """CPU threads for training; default: the faster of 1 and all, timed on the first steps."""
+
+
+class Variant(Strict):
+    """One compressed model to make from the base."""
+
+    plan: Plan
+    """Techniques in order, e.g. `prune(ratio=0.7) > distill`, or the YAML list of them."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    """Row name in tables and folder name; default: made from the plan."""
+
+
+class ExportOptions(Strict):
+    """What is written for the device."""
+
+    formats: tuple[Literal["onnx"], ...] = ("onnx",)
+    """Model file formats."""
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    """Number formats; each gives a bundle per variant."""
+    int8: Scheme = "auto"
+    """The int8 scheme; auto tries each on this CPU and keeps the fastest whose drop is allowed."""
+    int8_max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Largest drop of validation macro F1 against the same model in fp32 for a scheme to pass in auto."""
+    calibration_images: Annotated[int, Field(ge=1)] = 256
+    """Training images, spread evenly over the classes, that set the int8 ranges."""
+    parity_images: Annotated[int, Field(ge=1)] = 256
+    """Least number of real images on which each file is compared with its torch model; all test images are used."""
+
+
+class MeasureOptions(Strict):
+    """How the files are timed."""
+
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Threads of the runtime."""
+    seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
+    """Longest time spent timing each file in quick mode; at least 100 and at most 1,000 runs are taken."""
+
+
+class Goal(Strict):
+    """What the chosen model must meet, judged on validation images."""
+
+    metric: Literal["macro_f1", "accuracy"] = "macro_f1"
+    """The figure that is held to the limit."""
+    max_drop: Annotated[float, Field(ge=0, le=1)] | None = 0.02
+    """Largest drop below the base model."""
+    min: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Least value; when nothing meets it the command ends with exit code 5."""
+    prefer: Literal["latency", "size", "macs"] = "latency"
+    """What is made small among those that meet it."""
+
+
+class Recipe(Strict):
+    """Everything about a run."""
+
+    data: DataOptions
+    """The images."""
+    name: str = "run"
+    """Title of the report."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Seed of splits, weights, batches, calibration and intervals."""
+    model: str = "convnet(32,64,128, dropout=0.2)"
+    """The base model: `convnet(...)` or any timm or torchvision classifier; see `edgewise models`."""
+    pretrained: bool = False
+    """Start the base model from the library's pretrained weights (needs the network the first time)."""
+    train: TrainOptions = TrainOptions()
+    """Training of the base model, of students and of controls."""
+    variants: tuple[Variant, ...] | None = None
+    """Compressed models to make; default: a distilled small one and two pruned ones."""
+    controls: bool = True
+    """Train each variant's structure from scratch too, to show what the technique was worth."""
+    export: ExportOptions = ExportOptions()
+    """Files to write."""
+    measure: MeasureOptions = MeasureOptions()
+    """Timing."""
+    goal: Goal = Goal()
+    """What the chosen model must meet."""
+
+
+def load_recipe(path: Path | None, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read and check a recipe file; all problems are named at once, each with its line.
+
+    A relative `data.source` that names something beside the recipe is taken from there.
+
+    Args:
+        path: the file; None stands for an empty recipe.
+        changes: dotted keys with the values that replace the file's, e.g. ``{"train.epochs": 5}``.
+
+    Raises:
+        ConfigError: missing, too large, not YAML, duplicate or unknown keys, values out of range.
+    """
+    raw, lines = _parse(path) if path else ({}, {})
+    source = (raw.get("data") or {}).get("source") if isinstance(raw.get("data"), dict) else None
+    if path and isinstance(source, str) and not Path(source).is_absolute() and (path.parent / source).exists():
+        raw["data"]["source"] = str(path.parent / source)
+    raw.setdefault("name", path.stem if path else Path(str((changes or {}).get("data.source", "run"))).stem)
+    for key, value in (changes or {}).items():
+        *parents, last = key.split(".")
+        place = raw
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(
+                    f'"{key}" is not a recipe key', code="C02", where={"in": path or "command line"}, fix=_SEE_EXAMPLE
+                )
+        place[last] = value
+    return build(Recipe, raw, str(path or "command line"), lines)
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` words, values as YAML; keys are dotted paths into a recipe.
+
+    Raises:
+        ConfigError: a word without "=", or a value that is not YAML.
+    """
+    values = {}
+    for word in settings:
+        key, sign, text = word.partition("=")
+        if not sign or not key:
+            raise ConfigError("not KEY=VALUE", code="C05", where={"--set": word}, fix="write it like train.lr=0.01")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as problem:
+            raise ConfigError(
+                "cannot read the value", code="C05", where={"--set": word}, why=str(problem), fix="put it in quotes"
+            ) from problem
+    return values
+
+
+def example() -> str:
+    """A complete recipe in YAML: every key with its default and its meaning as comments."""
+    lines = ["# A complete edgewise recipe; all but data.source can be left out.", *_example(Recipe, 0)]
+    return "\n".join(lines) + "\n"
+
+
+def _example(model: type[BaseModel], depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for name, field_ in model.model_fields.items():
+        description = " ".join((field_.description or "").split())
+        yield from (f"{indent}# {line}" for line in textwrap.wrap(description, 100, break_on_hyphens=False))
+        below = next(_models(field_.annotation), None)
+        if name == "variants" and below is not None:
+            yield f"{indent}variants:"
+            yield f'{indent}  - {{name: prune50, plan: "prune(ratio=0.5)"}}'
+            yield f'{indent}  - {{name: small, plan: "distill(student=convnet(8,16,32), tau=4)"}}'
+        elif below is not None:
+            yield f"{indent}{name}:"
+            yield from _example(below, depth + 1)
+        else:
+            value = "path/to/images" if field_.is_required() else field_.default
+            yield f"{indent}{name}: {json.dumps(value)}"
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML with every key written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def build(model: type[M], raw: Mapping[str, Any], origin: str, lines: Mapping[tuple[str, ...], int] | None = None) -> M:
+    """Check plain values against an option model.
+
+    Args:
+        model: the option model.
+        raw: the values.
+        origin: where they came from, for the message (a file, or "command line").
+        lines: line numbers of the keys, when they came from a file.
+
+    Raises:
+        ConfigError: with every problem listed: key, value, allowed range or nearest name, and line.
+    """
+    try:
+        return model.model_validate(raw)
+    except pydantic.ValidationError as problem:
+        told = [_tell(model, error, lines or {}) for error in problem.errors()]
+    raise ConfigError(
+        "unknown key" if len(told) == 1 and "unknown key" in told[0] else f"{len(told)} setting(s) cannot be used",
+        code="C02",
+        where={"in": origin},
+        why="\n".join(told),
+        fix=f"correct the keys named above; {_SEE_EXAMPLE}",
+    )
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The values of a recipe file and the lines of its keys."""
+    text = _read(path)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = dict(_lines(node)) if node is not None else {}
+        raw = yaml.load(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, _Duplicate, RecursionError, ValueError) as problem:
+        mark = getattr(problem, "problem_mark", None)
+        raise ConfigError(
+            "cannot read the recipe",
+            code="C01",
+            where={"file": f"{path}:{mark.line + 1}" if mark else path},
+            why=str(getattr(problem, "problem", None) or problem),
+            fix=f"correct the YAML; {_SEE_EXAMPLE}",
+        ) from problem
+    if not isinstance(raw, dict):
+        raise ConfigError("a recipe is a YAML mapping", code="C01", where={"file": path}, fix=_SEE_EXAMPLE)
+    return raw, lines
+
+
+def _tell(model: type[BaseModel], error: Any, lines: Mapping[tuple[str, ...], int]) -> str:
+    location = tuple(str(part) for part in error["loc"])
+    while location and location not in lines:
+        location = location[:-1]
+    path = ".".join(str(part) for part in error["loc"]) or "recipe"
+    line = lines.get(location)
+    prefix = f"line {line}: " if line else ""
+    if error["type"] == "extra_forbidden":
+        *parents, key = (str(part) for part in error["loc"])
+        return f'{prefix}unknown key "{path}"; {nearest(key, _keys(model, parents))}'.rstrip("; ")
+    if error["type"] == "missing":
+        return f"{prefix}{path} is missing"
+    shown = str(error["input"])
+    return f"{prefix}{path} = {shown[:60]}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _keys(model: type[BaseModel], parents: list[str]) -> list[str]:
+    for parent in parents:
+        if parent.isdigit():
+            continue
+        found = next(_models(model.model_fields[parent].annotation), None) if parent in model.model_fields else None
+        if found is None:
+            return []
+        model = found
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models(inner)
+
+
+class _Duplicate(ValueError):
+    pass
+
+
+def _lines(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Line numbers of all keys; refuses duplicate keys."""
+    if path:
+        yield path, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name = str(key.value)
+            line = key.start_mark.line + 1
+            if name in seen:
+                raise _Duplicate(f'the key "{name}" stands twice, in lines {seen[name]} and {line}')
+            seen[name] = line
+            yield (*path, name), line
+            for below, below_line in _lines(value, (*path, name)):
+                if below != (*path, name):
+                    yield below, below_line
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines(value, (*path, str(index)))
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise ConfigError(
+                "the recipe is too large", code="C01", where={"file": path}, why=f"more than {MAX_RECIPE_BYTES} bytes"
+            )
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as problem:
+        near = difflib.get_close_matches(path.name, _names(path.parent), n=1)
+        raise ConfigError(
+            "cannot open the recipe",
+            code="C01",
+            where={"file": path},
+            why=problem.strerror or str(problem),
+            fix=f"did you mean {path.parent / near[0]}?" if near else "give the path of a .yaml file",
+        ) from problem
+    except UnicodeDecodeError as problem:
+        raise ConfigError(
+            "the recipe is not UTF-8", code="C01", where={"file": path}, why=str(problem), fix="save it as UTF-8"
+        ) from problem
+    if "*" in text and any(isinstance(token, yaml.AliasToken) for token in _tokens(text)):
+        raise ConfigError(
+            "YAML aliases are not used in recipes", code="C01", where={"file": path}, fix="write the value out"
+        )
+    return text
+
+
+def _tokens(text: str) -> list[Any]:
+    try:
+        return list(yaml.scan(text, Loader=yaml.SafeLoader))
+    except yaml.YAMLError:
+        return []
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []

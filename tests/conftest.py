@@ -1,0 +1,50 @@
+"""Fixtures that every room shares. Nothing here touches the network or the user's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def draw_shape(label: str, index: int, side: int = 24) -> Image.Image:
+    """A noisy RGB picture of a disc, a square or a cross; `index` seeds place, size and colour."""
+    random = np.random.default_rng([index, sum(map(ord, label))])
+    image = Image.fromarray(random.integers(0, 60, (side, side, 3), dtype=np.uint8))
+    draw = ImageDraw.Draw(image)
+    half = int(random.integers(side // 5, side // 3))
+    x, y = (int(random.integers(half, side - half)) for _ in range(2))
+    colour = tuple(int(value) for value in random.integers(140, 256, 3))
+    if label == "disc":
+        draw.ellipse((x - half, y - half, x + half, y + half), fill=colour)
+    elif label == "square":
+        draw.rectangle((x - half, y - half, x + half, y + half), fill=colour)
+    else:
+        draw.line((x - half, y, x + half, y), fill=colour, width=3)
+        draw.line((x, y - half, x, y + half), fill=colour, width=3)
+    return image
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of class folders of PNG pictures: ``shapes(per_class=20, labels=("cross", "disc", "square"))``."""
+
+    def make(
+        per_class: int = 20, labels: tuple[str, ...] = ("cross", "disc", "square"), folder: str = "shapes", side: int = 24
+    ) -> Path:
+        root = tmp_path / folder
+        for label in labels:
+            (root / label).mkdir(parents=True)
+            for index in range(per_class):
+                draw_shape(label, index, side).save(root / label / f"{index:03}.png")
+        return root
+
+    return make
