@@ -38,7 +38,10 @@ def shapes(tmp_path: Path) -> Callable[..., Path]:
     """Makes a folder of class folders of PNG pictures: ``shapes(per_class=20, labels=("cross", "disc", "square"))``."""
 
     def make(
-        per_class: int = 20, labels: tuple[str, ...] = ("cross", "disc", "square"), folder: str = "shapes", side: int = 24
+        per_class: int = 20,
+        labels: tuple[str, ...] = ("cross", "disc", "square"),
+        folder: str = "shapes",
+        side: int = 24,
     ) -> Path:
         root = tmp_path / folder
         for label in labels:

@@ -25,6 +25,8 @@ from edgewise.runs import file_sha256, write_json, write_text
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+CENTER = 128 / 255
+"""The default mean: a whole number of 255ths, so that an int8 file can take the pixels as they are."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class InputSpec:
     channels: Literal[1, 3] = 3
     fit: Literal["squash", "crop", "pad"] = "squash"
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] = (CENTER, CENTER, CENTER)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:

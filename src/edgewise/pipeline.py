@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgewise import runs
-from edgewise.bundle import InputSpec, update_measured
+from edgewise.bundle import CENTER, InputSpec, update_measured
 from edgewise.compress import Context, apply_plan, check_plan
 from edgewise.data import Dataset, defaults, load_data
 from edgewise.errors import ConfigError, DataError, EdgewiseError, ExportError, GateError
@@ -162,7 +162,7 @@ def resolve_input(recipe: Recipe) -> InputSpec:
     data_size, data_channels = defaults(recipe.data.source)
     size = recipe.data.size or data_size or (native.height if native else DEFAULT_SIZE)
     channels: Literal[1, 3] = recipe.data.channels or (1 if data_channels == 1 else 3)
-    spec = InputSpec(size, size, channels, recipe.data.fit, mean=(0.5,) * channels, std=(0.5,) * channels)
+    spec = InputSpec(size, size, channels, recipe.data.fit, mean=(CENTER,) * channels, std=(0.5,) * channels)
     if native and channels == native.channels:
         spec = dataclasses.replace(spec, mean=native.mean, std=native.std, interpolation=native.interpolation)
     return spec

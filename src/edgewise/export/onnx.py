@@ -22,6 +22,7 @@ from edgewise.export.base import ExportSpec
 if TYPE_CHECKING:
     import onnx
 
+    from edgewise.bundle import InputSpec
     from edgewise.models import Model
 
 OPSET = 13
@@ -75,7 +76,7 @@ class OnnxExporter:
         if spec.precision == "fp32":
             proto = onnx.load(floating)
         else:
-            proto = _quantized(floating, spec, SCHEMES[spec.scheme])
+            proto = _quantized(floating, spec, SCHEMES[spec.scheme], model)
         _describe(proto, model, spec)
         onnx.checker.check_model(proto)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,7 @@ def _write_float(model: Model, path: Path) -> None:
                 ) from second
 
 
-def _quantized(floating: Path, spec: ExportSpec, scheme: Scheme) -> onnx.ModelProto:
+def _quantized(floating: Path, spec: ExportSpec, scheme: Scheme, model: Model) -> onnx.ModelProto:
     """Static quantization. Ranges are calibrated once per workspace and used by all schemes."""
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -156,7 +157,47 @@ def _quantized(floating: Path, spec: ExportSpec, scheme: Scheme) -> onnx.ModelPr
         extra_options={"ActivationSymmetric": not scheme.unsigned},
         calibration_cache_path=spec.workspace / "ranges.json",
     )
-    return onnx.load(output)
+    proto = onnx.load(output)
+    if scheme.unsigned:
+        _take_pixels_as_quantized(proto, model.input)
+    return proto
+
+
+def _take_pixels_as_quantized(proto: onnx.ModelProto, spec: InputSpec) -> None:
+    """Drop the float normalisation: uint8 pixels *are* quantized values.
+
+    ``(pixel / 255 - mean) / std`` equals ``scale * (pixel - zero_point)`` with scale 1 / (255 std) and zero point
+    255 mean, so where mean is a whole number of 255ths and all channels share mean and std, cast, multiply, add and
+    quantize say nothing that the first layer's scale and zero point cannot say. Elsewhere the graph is left as it is.
+    """
+    from onnx import numpy_helper
+
+    zero_point = 255 * spec.mean[0]
+    if len(set(spec.mean)) > 1 or len(set(spec.std)) > 1 or abs(zero_point - round(zero_point)) > 1e-6:
+        return
+    graph = proto.graph
+    (transpose,) = (node for node in graph.node if node.input[0] == INPUT)
+    chain, tensor = [], transpose.output[0]
+    for wanted in ("Cast", "Mul", "Add", "QuantizeLinear"):
+        readers = [node for node in graph.node if tensor in node.input]
+        if [node.op_type for node in readers] != [wanted]:
+            return
+        chain.append(readers[0])
+        tensor = readers[0].output[0]
+    _, scale_name, zero_name = chain[-1].input
+    exact = {scale_name: np.float32(1 / (255 * spec.std[0])), zero_name: np.uint8(round(zero_point))}
+    for initializer in graph.initializer:
+        if initializer.name in exact:
+            initializer.CopyFrom(numpy_helper.from_array(np.asarray(exact[initializer.name]), initializer.name))
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == tensor:
+                node.input[index] = transpose.output[0]
+    for node in chain:
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for initializer in [one for one in graph.initializer if one.name not in used]:
+        graph.initializer.remove(initializer)
 
 
 def _front(proto: onnx.ModelProto) -> list[str]:

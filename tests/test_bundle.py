@@ -1,0 +1,112 @@
+"""Bundles: whole when written, and any change is found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgewise.bundle import InputSpec, Manifest, read_manifest, readme, update_measured, verify_bundle, write_bundle
+from edgewise.errors import UntrustedError
+
+MANIFEST = Manifest(
+    name="small-int8",
+    format="onnx",
+    precision="int8",
+    scheme="u8s8-rr",
+    model_file="model.onnx",
+    input=InputSpec(8, 8, 1, mean=(0.5,), std=(0.5,)),
+    labels=["cat", "dög"],
+    lineage={"plan": "prune(ratio=0.5)"},
+)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    model = tmp_path / "some.onnx"
+    model.write_bytes(b"not really a model")
+    write_bundle(tmp_path / "bundle", MANIFEST, model, {"README.md": readme(MANIFEST), "runner.py": "print(1)\n"})
+    return tmp_path / "bundle"
+
+
+def test_what_is_written_is_read(bundle: Path) -> None:
+    manifest = verify_bundle(bundle)
+    assert set(manifest.files) == {"README.md", "labels.txt", "model.onnx", "runner.py"}
+    assert manifest.labels == MANIFEST.labels
+    assert manifest.input == MANIFEST.input
+    assert (bundle / "labels.txt").read_text(encoding="utf-8") == "cat\ndög\n"
+    assert "runner.py classify" in (bundle / "README.md").read_text()
+
+
+def test_figures_can_be_added_without_breaking_it(bundle: Path) -> None:
+    update_measured(bundle, {"latency": 1.5})
+    assert verify_bundle(bundle).measured == {"latency": 1.5}
+
+
+@pytest.mark.parametrize("name", ["README.md", "labels.txt", "model.onnx", "runner.py"])
+def test_a_changed_missing_or_replaced_file_is_named(bundle: Path, name: str) -> None:
+    original = (bundle / name).read_bytes()
+    (bundle / name).write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    with pytest.raises(UntrustedError, match=f"{name}: changed"):
+        verify_bundle(bundle)
+    (bundle / name).unlink()
+    with pytest.raises(UntrustedError, match=f"{name}: missing"):
+        verify_bundle(bundle)
+    (bundle / name).symlink_to("/etc/hostname")
+    with pytest.raises(UntrustedError, match=f"{name}: not a regular file"):
+        verify_bundle(bundle)
+
+
+def test_an_added_file_is_named(bundle: Path) -> None:
+    (bundle / "extra.py").write_text("x")
+    with pytest.raises(UntrustedError, match=r"extra\.py: not in the manifest") as caught:
+        verify_bundle(bundle)
+    assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b", "..", "", "a\\b"])
+def test_names_that_leave_the_folder_are_refused(bundle: Path, name: str) -> None:
+    path = bundle / "manifest.json"
+    raw = json.loads(path.read_text())
+    raw["model_file"] = name
+    raw["files"][name] = "0" * 64
+    path.write_text(json.dumps(raw))
+    with pytest.raises(UntrustedError, match="outside its folder"):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format_version": 99}, "bundle of format version 99"),
+        ({"labels": "cat"}, "not a valid Manifest"),
+        ({"input": {"height": 8}}, "not a valid Manifest"),
+        ({"files": {}}, "no hash for the model file"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(bundle: Path, change: dict[str, object], told: str) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UntrustedError, match=told):
+        read_manifest(bundle)
+
+
+def test_not_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(UntrustedError, match="not an edgewise bundle"):
+        verify_bundle(tmp_path)
+    (tmp_path / "manifest.json").write_text("[1, 2")
+    with pytest.raises(UntrustedError, match="not an edgewise bundle"):
+        verify_bundle(tmp_path)
+
+
+def test_a_bundle_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_bundle(tmp_path / "bundle", MANIFEST, tmp_path / "missing.onnx", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_input_spec_checks_its_channels() -> None:
+    with pytest.raises(ValueError, match="need 1 values"):
+        InputSpec(8, 8, 1)
+    assert InputSpec(4, 6, 3).shape == (4, 6, 3)
