@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgewise.data import load_data
     from edgewise.models import create_model, list_models, open_model, save_model
     from edgewise.models.cost import cost, profile
-    from edgewise.pipeline import run, train
+    from edgewise.pipeline import run, train_model
     from edgewise.recipe import Recipe, load_recipe
     from edgewise.report import comparison
     from edgewise.results import read_result
@@ -39,7 +39,7 @@ _HOME = {
     "read_result": "edgewise.results",
     "run": "edgewise.pipeline",
     "save_model": "edgewise.models",
-    "train": "edgewise.pipeline",
+    "train_model": "edgewise.pipeline",
     "verify_bundle": "edgewise.bundle",
 }
 
@@ -58,7 +58,7 @@ __all__ = [
     "read_result",
     "run",
     "save_model",
-    "train",
+    "train_model",
     "verify_bundle",
 ]
 

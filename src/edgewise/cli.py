@@ -112,7 +112,7 @@ def train(
 
     from edgewise import pipeline
 
-    summary = pipeline.train(chosen, folder, force=force, argv=_argv(), progress=_progress(quiet or json_))
+    summary = pipeline.train_model(chosen, folder, force=force, argv=_argv(), progress=_progress(quiet or json_))
     if json_:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return

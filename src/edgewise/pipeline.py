@@ -105,7 +105,7 @@ def run(
     return result
 
 
-def train(
+def train_model(
     recipe: Recipe, out: Path, *, force: bool = False, argv: list[str] | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Train the base model of a recipe and measure it in torch; writes no bundle.
@@ -348,8 +348,9 @@ def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) 
 def choose(measurements: Sequence[Measurement], recipe: Recipe, warnings: list[str]) -> str | None:
     """The name of the cheapest file that meets the goal on validation images, None when none does.
 
-    Controls are never chosen, nor int8 files whose drop was too large. Cells whose timing was disturbed rank nothing:
-    when one of the contenders is such, multiply-adds and file size decide, and `warnings` says so.
+    Controls are never chosen, nor files that failed parity, nor int8 files whose drop was too large; where latency is
+    preferred, nor files that were measured slower than the base. Cells whose timing was disturbed rank nothing: when a
+    contender is such, multiply-adds and file size decide, and `warnings` says so.
     """
     goal = recipe.goal
     base = next(row for row in measurements if row.role == "base")
@@ -361,16 +362,19 @@ def choose(measurements: Sequence[Measurement], recipe: Recipe, warnings: list[s
     ]
     if not fits:
         return None
-    by_size = {"size": lambda row: (row.cost.file_bytes,), "macs": lambda row: (row.cost.macs, row.cost.file_bytes)}
-    if goal.prefer != "latency":
-        return min(fits, key=by_size[goal.prefer]).name
-    disturbed = [row.name for row in fits if row.latency is None or not row.latency.valid]
-    if disturbed:
-        warnings.append(
-            f"timing was disturbed for {', '.join(disturbed)}: the choice was made by multiply-adds and file size"
-        )
-        return min(fits, key=by_size["macs"]).name
-    return min(fits, key=lambda row: row.latency.model.p50_ms.value if row.latency else 0.0).name
+    if goal.prefer == "size":
+        return min(fits, key=lambda row: row.cost.file_bytes).name
+    if goal.prefer == "latency":
+        fits = [row for row in fits if not _slower(row)] or fits
+        if all(row.latency and row.latency.valid for row in fits):
+            return min(fits, key=lambda row: row.latency.model.p50_ms.value if row.latency else 0.0).name
+        warnings.append("timing was disturbed: the choice was made by multiply-adds and file size, not by latency")
+    return min(fits, key=lambda row: (row.cost.macs, row.cost.file_bytes)).name
+
+
+def _slower(row: Measurement) -> bool:
+    """Whether the paired ratio to the base says so with its whole interval."""
+    return row.latency is not None and row.latency.ratio is not None and row.latency.ratio.low > 1
 
 
 def _load(recipe: Recipe, spec: InputSpec, progress: Progress) -> Dataset:
@@ -492,7 +496,7 @@ def _lineage(job: Job, one: Built) -> dict[str, Any]:
         "structure": [edit["edit"] for edit in one.model.structure],
         "plan": one.plan,
         "role": one.role,
-        "data": job.dataset.summary["sha256"],
+        "data": job.dataset.summary["data_hash"],
         "seed": job.recipe.seed,
         "versions": runs.versions(),
     }

@@ -137,23 +137,27 @@ class _Desk:
         self.classes = dataset.classes
         self.val, self.test = dataset.val, dataset.test
         # Parity takes all test images, and training images where these are fewer than asked for.
-        self.more = calibration_images(dataset.train, max(0, options.parity_images - len(self.test)), seed)
+        missing = options.parity_images - len(self.test)
+        more = [calibration_images(dataset.train, missing, seed)] if missing > 0 else []
+        self._images = {
+            "val": self.val.images,
+            "parity": np.concatenate([self.test.images, *more]) if more else self.test.images,
+        }
         self.calibration = calibration_images(dataset.train, options.calibration_images, seed)
         self._expected: dict[str, Scores] = {}
 
     def expected(self, part: str) -> Scores:
-        """Torch's logits for "val", "test" or "more", computed once."""
+        """Torch's logits for "val", or for "parity" (the test images come first), computed once."""
         if part not in self._expected:
-            self._expected[part] = logits(self.order.model, self._images(part))
+            self._expected[part] = logits(self.order.model, self._images[part])
         return self._expected[part]
 
     def scores(self, path: Path, part: str) -> Scores:
         """The file's logits in its own runtime."""
         session = RUNTIMES[self.format].load(path, threads=os.cpu_count() or 1)
-        images = self._images(part)
+        images = self._images[part]
         starts = range(0, len(images), SCORE_BATCH)
-        empty = np.zeros((0, len(self.classes)), np.float32)
-        return np.concatenate([empty, *(session.scores(images[start : start + SCORE_BATCH]) for start in starts)])
+        return np.concatenate([session.scores(images[start : start + SCORE_BATCH]) for start in starts])
 
     def write(self, precision: str, scheme: str) -> Path:
         """The model file; written once."""
@@ -165,9 +169,9 @@ class _Desk:
 
     def bundle(self, path: Path, precision: str, scheme: str, *, refused: str = "") -> Exported:
         """Check a written file on validation and test images and wrap it; `refused` says why it may not be chosen."""
-        val, test, more = (self.scores(path, part) for part in ("val", "test", "more"))
-        wanted = np.concatenate([self.expected("test"), self.expected("more")])
-        checked = parity(wanted, np.concatenate([test, more]), precision)
+        val, scores = self.scores(path, "val"), self.scores(path, "parity")
+        test = scores[: len(self.test)].argmax(1)
+        checked = parity(self.expected("parity"), scores, precision)
         notes = [refused] if refused else []
         if not checked.passed:
             notes.append(f"differs from its torch model: max |delta logits| {checked.max_abs_logit_delta:.2g}")
@@ -189,8 +193,8 @@ class _Desk:
             bundle=folder,
             manifest=write_bundle(folder, manifest, path, extra),
             validation=quality(val.argmax(1), self.val.labels, self.classes, seed=self.seed),
-            test=quality(test.argmax(1), self.test.labels, self.classes, seed=self.seed),
-            predictions=test.argmax(1),
+            test=quality(test, self.test.labels, self.classes, seed=self.seed),
+            predictions=test,
             parity=dataclasses.replace(checked, passed=checked.passed and not refused),
             notes=notes,
         )
@@ -199,9 +203,6 @@ class _Desk:
         """Accuracy and macro F1 on the validation split."""
         confusion = confusion_matrix(scores.argmax(1), self.val.labels, len(self.classes))
         return float(np.trace(confusion) / confusion.sum()), float(macro_f1(confusion))
-
-    def _images(self, part: str) -> Pixels:
-        return {"val": self.val.images, "test": self.test.images, "more": self.more}[part]
 
 
 def _deliver_int8(desk: _Desk, floating: Path, outcome: Outcome, progress: Progress) -> None:

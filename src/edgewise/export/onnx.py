@@ -6,8 +6,10 @@ all weights are inside. Labels and preprocessing stand in the metadata.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,23 +146,35 @@ def _quantized(floating: Path, spec: ExportSpec, scheme: Scheme, model: Model) -
         quant_pre_process(str(floating), str(prepared), skip_symbolic_shape=True)
     output = spec.workspace / f"{spec.scheme}.onnx"
     activations = QuantType.QUInt8 if scheme.unsigned else QuantType.QInt8
-    quantize_static(
-        str(prepared),
-        str(output),
-        _Reader(spec.calibration),
-        quant_format=QuantFormat.QOperator if scheme.qoperator else QuantFormat.QDQ,
-        per_channel=True,
-        reduce_range=scheme.reduced,
-        activation_type=activations,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=_front(onnx.load(prepared)),
-        extra_options={"ActivationSymmetric": not scheme.unsigned},
-        calibration_cache_path=spec.workspace / "ranges.json",
-    )
+    with _hushed():
+        quantize_static(
+            str(prepared),
+            str(output),
+            _Reader(spec.calibration),
+            quant_format=QuantFormat.QOperator if scheme.qoperator else QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=scheme.reduced,
+            activation_type=activations,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=_front(onnx.load(prepared)),
+            extra_options={"ActivationSymmetric": not scheme.unsigned},
+            calibration_cache_path=spec.workspace / "ranges.json",
+        )
     proto = onnx.load(output)
     if scheme.unsigned:
         _take_pixels_as_quantized(proto, model.input)
     return proto
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep onnxruntime's quantizer from logging advice about schemes that are tried on purpose."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _take_pixels_as_quantized(proto: onnx.ModelProto, spec: InputSpec) -> None:

@@ -142,7 +142,7 @@ class Pixels:
 
     def __call__(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """Normalise a batch; `images` is uint8 (N, height, width, channels)."""
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        batch = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
         return torch.addcmul(self._shift, batch.permute(0, 3, 1, 2).float(), self._scale)
 
 

@@ -1,0 +1,123 @@
+"""The registry and its contract: what must hold for every technique, and for chains of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgewise.compress import TECHNIQUES, Context, apply_plan, check_plan
+from edgewise.data import Dataset
+from edgewise.errors import ConfigError
+from edgewise.models import Model, open_model, save_model
+from edgewise.models.cost import cost
+from edgewise.recipe import TrainOptions
+from edgewise.train import fit, logits
+from tests.train.conftest import CLASSES, SPEC, make_dataset
+
+PLANS = {
+    "prune": ["prune(ratio=0.5)", "prune(0.25, round_to=4)"],
+    "distill": ["distill(student=convnet(4, 8))", "distill(tau=2, alpha=0.9, epochs=1)"],
+}
+"""The contract table: at least one plan per technique. A new technique adds its line here."""
+CHAINS = ["prune(ratio=0.5) > distill(epochs=1)", "distill(student=convnet(8, 8)) > prune(ratio=0.5)"]
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return make_dataset()
+
+
+@pytest.fixture(scope="module")
+def base(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    from edgewise.models import create_model
+
+    model = create_model("convnet(8, 16)", labels=CLASSES, input=SPEC, seed=0)
+    options = TrainOptions(epochs=4, batch_size=16, lr=0.01, threads=1)
+    return fit(model, dataset, options, seed=0, checkpoints=tmp_path_factory.mktemp("base")).model
+
+
+@pytest.fixture
+def context(dataset: Dataset, base: Model, tmp_path: Path) -> Context:
+    options = TrainOptions(epochs=5, batch_size=16, lr=0.01, threads=1)
+
+    def train(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+        more = {} if loss is None else {"loss": loss}
+        return fit(model, dataset, options, seed=0, checkpoints=tmp_path / "work", epochs=epochs, **more).model
+
+    return Context(dataset, train, train, base, seed=0)
+
+
+def test_every_technique_stands_in_the_contract_table() -> None:
+    assert set(PLANS) == set(TECHNIQUES)
+
+
+@pytest.mark.parametrize("plan", [*(plan for plans in PLANS.values() for plan in plans), *CHAINS])
+def test_contract(plan: str, base: Model, context: Context, tmp_path: Path) -> None:
+    images = context.dataset.test.images
+    before = logits(base, images)
+    made = apply_plan(base, plan, context)
+    assert np.array_equal(logits(base, images), before), "the given model was changed"
+    scores = logits(made, images)
+    assert scores.shape == before.shape
+    assert made.labels == base.labels
+    small, large = cost(made.module, made.input), cost(base.module, base.input)
+    assert small.params_total <= large.params_total
+    assert small.macs <= large.macs
+    save_model(made, tmp_path / "model")
+    reopened = open_model(tmp_path / "model")
+    assert np.array_equal(logits(reopened, images), scores), "the reopened model answers otherwise"
+    assert not [path for path in (tmp_path / "model").iterdir() if path.suffix in {".pt", ".pth", ".pkl", ".bin"}]
+    assert (scores.argmax(1) == context.dataset.test.labels).mean() > 0.5
+
+
+@pytest.mark.parametrize(("name", "plans"), PLANS.items())
+def test_options_round_trip(name: str, plans: list[str]) -> None:
+    for plan in plans:
+        ((found, technique, options),) = check_plan(plan)
+        assert found == name
+        assert technique.options.model_validate(options.model_dump()) == options
+        assert all(field.description for field in technique.options.model_fields.values())
+
+
+def test_steps_are_told_in_order(base: Model, context: Context) -> None:
+    seen: list[str] = []
+    apply_plan(base, "prune(ratio=0.5, epochs=0) > distill(epochs=1)", context, seen.append)
+    assert seen == ["prune", "distill"]
+
+
+def test_the_empty_plan_is_the_model_itself(base: Model, context: Context) -> None:
+    assert apply_plan(base, "", context) is base
+
+
+def test_a_teacher_pulls_its_student_towards_itself(base: Model, context: Context, dataset: Dataset) -> None:
+    """Order relation: with all the weight on the teacher, the student's soft answers end nearer to the teacher's."""
+
+    def distance(model: Model) -> float:
+        a = torch.from_numpy(logits(base, dataset.test.images)).log_softmax(1)
+        b = torch.from_numpy(logits(model, dataset.test.images)).log_softmax(1)
+        return float(torch.nn.functional.kl_div(b, a, reduction="batchmean", log_target=True))
+
+    follower = apply_plan(base, "distill(student=convnet(8, 8), alpha=1, tau=4, epochs=6)", context)
+    loner = apply_plan(base, "distill(student=convnet(8, 8), alpha=0, tau=4, epochs=6)", context)
+    assert distance(follower) < distance(loner)
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        ("prun(0.5)", 'unknown technique "prun"[\\s\\S]*did you mean "prune"'),
+        ("prune(ration=0.5)", 'unknown key "ration"; did you mean "ratio"'),
+        ("prune(0.5, 0.6)", "one unnamed value at most"),
+        ("prune(0.5, ratio=0.6)", '"ratio" is given twice'),
+        ("distill(tau=0)", "tau = 0: Input should be greater than 0"),
+        ("distill(alpha=1.5)", "alpha = 1.5"),
+    ],
+)
+def test_a_wrong_plan_is_told_before_anything_runs(plan: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        check_plan(plan)
+    assert caught.value.exit_code == 2

@@ -1,0 +1,303 @@
+"""The whole flow on real files, and the choice it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import accuracy_score, f1_score
+
+from edgewise import pipeline
+from edgewise.bundle import verify_bundle
+from edgewise.data import load_data
+from edgewise.device import RUNTIMES
+from edgewise.errors import ConfigError, DataError, GateError
+from edgewise.models import open_model
+from edgewise.recipe import Recipe
+from edgewise.results import (
+    Clock,
+    Cost,
+    Estimate,
+    Latency,
+    Measurement,
+    Parity,
+    Quality,
+    RunResult,
+    read_result,
+)
+from edgewise.train import logits
+
+pytestmark = pytest.mark.slow
+
+
+def recipe(source: Path | str, **more: Any) -> Recipe:
+    raw: dict[str, Any] = {
+        "data": {"source": str(source), "size": 16},
+        "model": "convnet(16, 32)",
+        "train": {"epochs": 6, "batch_size": 16, "lr": 0.01, "threads": 1},
+        "measure": {"seconds": 0.2},
+        "variants": [
+            {"name": "small", "plan": "distill(student=convnet(8, 8))"},
+            {"name": "half", "plan": "prune(ratio=0.5)"},
+            {"name": "nothing", "plan": "prune(ratio=0)"},
+        ],
+    }
+    return Recipe.model_validate(raw | more)
+
+
+def tree_hash(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(str(f).encode() + f.read_bytes() for f in files)).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, Path, Path]:
+    """One complete run: its result, its folder, its images."""
+    from tests.conftest import draw_shape
+
+    images = tmp_path_factory.mktemp("shapes")
+    for label in ("cross", "disc", "square"):
+        (images / label).mkdir()
+        for index in range(60):
+            draw_shape(label, index).save(images / label / f"{index:03}.png")
+    before = tree_hash(images)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    result = pipeline.run(recipe(images), out, argv=["edgewise", "run", "it's"])
+    assert tree_hash(images) == before, "the user's images were changed"
+    return result, out, images
+
+
+def test_a_run_leaves_what_it_promises(finished: tuple[RunResult, Path, Path]) -> None:
+    result, out, _ = finished
+    assert {path.name for path in out.iterdir()} == {
+        ".lock", "run.json", "recipe.yaml", "splits.csv", "metrics.jsonl", "checkpoints", "model", "bundles",
+        "results.json", "results.csv", "report.html",
+    }  # fmt: skip
+    assert read_result(out / "results.json") == result
+    state = json.loads((out / "run.json").read_text())
+    assert (state["status"], state["argv"], state["seed"]) == ("complete", ["edgewise", "run", "it's"], 0)
+    assert result.command == """edgewise run 'it'"'"'s'"""
+    assert "plotly" in (out / "report.html").read_text(encoding="utf-8").lower()
+
+
+def test_every_row_is_there(finished: tuple[RunResult, Path, Path]) -> None:
+    result, _, _ = finished
+    rows = {row.name: row.role for row in result.measurements}
+    assert rows == {
+        "base-fp32": "base", "base-int8": "base", "small-fp32": "variant", "small-int8": "variant",
+        "half-fp32": "variant", "half-int8": "variant", "small-scratch-fp32": "control", "half-scratch-fp32": "control",
+    }  # fmt: skip
+
+
+def test_a_plan_that_does_nothing_is_told_and_the_others_go_on(finished: tuple[RunResult, Path, Path]) -> None:
+    result, _, _ = finished
+    assert [(failure.name, failure.stage) for failure in result.failures] == [("nothing", "compress")]
+
+
+def test_figures_are_those_of_the_file(finished: tuple[RunResult, Path, Path]) -> None:
+    """Each bundle is opened anew and judged by scikit-learn."""
+    result, out, images = finished
+    run_recipe = recipe(images)
+    data = load_data(run_recipe.data, pipeline.resolve_input(run_recipe), seed=0)
+    for row in result.measurements:
+        manifest = verify_bundle(out / row.bundle)
+        file = out / row.bundle / manifest.model_file
+        scores = RUNTIMES["onnx"].load(file).scores(data.test.images)
+        predicted = scores.argmax(1)
+        assert row.test.n == len(data.test)
+        assert row.test.accuracy.value == pytest.approx(accuracy_score(data.test.labels, predicted))
+        assert row.test.macro_f1.value == pytest.approx(f1_score(data.test.labels, predicted, average="macro"))
+        assert row.cost.file_bytes == file.stat().st_size
+        assert row.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+        model = open_model(out / "model" / row.variant)
+        delta = np.abs(logits(model, data.test.images) - scores).max()
+        assert row.parity.max_abs_logit_delta >= delta - 1e-6
+        assert (row.precision == "int8") or (delta < 1e-3 and row.parity.top1_agreement == 1.0)
+        assert row.parity.n >= min(256, len(data.train) + len(data.test))
+
+
+def test_costs_fall_and_controls_have_their_variants_structure(finished: tuple[RunResult, Path, Path]) -> None:
+    rows = {row.name: row for row in finished[0].measurements}
+    assert rows["half-fp32"].cost.macs < rows["base-fp32"].cost.macs
+    for name in ("half", "small"):
+        assert rows[f"{name}-scratch-fp32"].cost.params_total == rows[f"{name}-fp32"].cost.params_total
+        assert rows[f"{name}-scratch-fp32"].cost.macs == rows[f"{name}-fp32"].cost.macs
+    assert rows["base-fp32"].difference is None
+    assert all(
+        row.difference and row.difference.reference == "base-fp32" for n, row in rows.items() if n != "base-fp32"
+    )
+    assert all(
+        row.memory and row.memory.peak_rss_bytes >= row.memory.baseline_rss_bytes > 2**20 for row in rows.values()
+    )
+
+
+def test_all_int8_schemes_were_tried_and_one_kept(finished: tuple[RunResult, Path, Path]) -> None:
+    result, _, _ = finished
+    for variant in ("base", "small", "half"):
+        tried = [one for one in result.candidates if one.variant == variant]
+        assert len(tried) == 6
+        (kept,) = [one for one in tried if one.kept]
+        row = next(row for row in result.measurements if row.name == f"{variant}-int8")
+        assert row.scheme == kept.scheme
+        assert kept.macro_f1 == pytest.approx(row.validation.macro_f1.value)
+        passing = [one.ratio_to_fp32 for one in tried if one.passed]
+        assert not passing or kept.ratio_to_fp32 == min(passing)
+
+
+def test_the_bundles_own_runner_agrees(finished: tuple[RunResult, Path, Path]) -> None:
+    _, out, images = finished
+    picture = images / "disc/000.png"
+    runner = out / "bundles/base-fp32/runner.py"
+    done = subprocess.run(
+        [sys.executable, str(runner), "classify", str(picture)], capture_output=True, text=True, check=True
+    )
+    told = json.loads(done.stdout)
+    model = open_model(out / "model/base")
+    from edgewise.device.preprocess import load_pixels
+
+    expected = logits(model, load_pixels(picture, **model.input.preprocessing())[None]).argmax()
+    assert told["label"] == model.labels[expected]
+
+
+def test_the_same_seed_gives_the_same_weights(finished: tuple[RunResult, Path, Path], tmp_path: Path) -> None:
+    result, out, images = finished
+    again = pipeline.run(recipe(images), tmp_path / "again")
+    for name in ("base", "small", "half", "half-scratch"):
+        files = [folder / "model" / name / "model.safetensors" for folder in (out, tmp_path / "again")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert (out / "splits.csv").read_bytes() == (tmp_path / "again/splits.csv").read_bytes()
+    first = {row.name: row.test for row in result.measurements if row.precision == "fp32"}
+    second = {row.name: row.test for row in again.measurements if row.precision == "fp32"}
+    assert first == second
+
+
+def test_a_goal_that_nothing_meets_ends_with_5_and_leaves_everything(
+    shapes: Callable[..., Path], tmp_path: Path
+) -> None:
+    wish = recipe(
+        shapes(12), goal={"min": 1.0}, variants=[], controls=False, train={"epochs": 1, "lr": 1e-6, "threads": 1}
+    )
+    with pytest.raises(GateError, match="nothing meets the goal") as caught:
+        pipeline.run(wish, tmp_path / "run")
+    assert caught.value.exit_code == 5
+    assert read_result(tmp_path / "run/results.json").chosen is None
+    assert (tmp_path / "run/report.html").exists()
+
+
+def test_train_alone_measures_and_keeps_the_model(shapes: Callable[..., Path], tmp_path: Path) -> None:
+    summary = pipeline.train_model(recipe(shapes(30)), tmp_path / "run")
+    model = open_model(tmp_path / "run/model/base")
+    assert summary["params_total"] == sum(p.numel() for p in model.module.parameters())
+    assert summary["test"]["accuracy"]["n"] == summary["test"]["n"] > 0
+    assert not (tmp_path / "run/bundles").exists()
+
+
+def test_names_are_checked_before_anything_is_made(shapes: Callable[..., Path], tmp_path: Path) -> None:
+    images = shapes(4)
+    with pytest.raises(ConfigError, match='two variants are called "prune-0.5"'):
+        pipeline.run(recipe(images, variants=[{"plan": "prune(0.5)"}, {"plan": "prune(0.5)"}]), tmp_path / "run")
+    with pytest.raises(ConfigError, match="mobilenetv3"):
+        pipeline.run(recipe(images, model="mobilnetv3_small_050"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_only_is_unusable(shapes: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        pipeline.run(recipe(shapes(10, labels=("cross",))), tmp_path / "run")
+    assert caught.value.exit_code == 3
+
+
+def test_a_grayscale_manifest_run(tmp_path: Path) -> None:
+    """One channel, a manifest, no controls, one precision: the other half of the switches."""
+    random = np.random.default_rng(0)
+    lines = ["file_name,label"]
+    for index in range(60):
+        label = index % 2
+        pixels = random.integers(0, 120, (20, 20), dtype=np.uint8)
+        pixels[:, 10 * label : 10 * label + 10] += 120
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png,{'right' if label else 'left'}")
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    wish = recipe(
+        tmp_path / "all.csv",
+        data={"source": str(tmp_path / "all.csv"), "size": 16, "channels": 1},
+        variants=[{"plan": "prune(0.5)"}],
+        controls=False,
+        export={"precisions": ["int8"], "int8": "u8s8-rr"},
+    )
+    result = pipeline.run(wish, tmp_path / "run")
+    assert [row.name for row in result.measurements] == ["base-fp32", "base-int8", "prune-0.5-int8"]
+    assert {row.scheme for row in result.measurements if row.precision == "int8"} == {"u8s8-rr"}
+    assert result.measurements[0].test.accuracy.value > 0.8
+
+
+# ---- the choice, on made-up rows -------------------------------------------------------------------------------
+
+
+def row(name: str, f1: float, ms: float, macs: int, size: int, **more: Any) -> Measurement:
+    f1_estimate = Estimate(f1, f1 - 0.01, f1 + 0.01, 500)
+    quality = Quality(500, f1_estimate, f1_estimate, {}, [])
+    ratio = more.pop("ratio", 0.5)
+    timed = Latency(
+        "quick", 1, *[Clock(100, Estimate(ms, ms, ms, 100), ms, None, ms, 0.0, ms)] * 2,
+        ratio=Estimate(ratio, ratio - 0.02, ratio + 0.02, 10), valid=more.pop("valid", True),
+    )  # fmt: skip
+    parity = Parity(500, 0.0, 1.0, None, more.pop("passed", True))
+    role = more.pop("role", "variant")
+    cost = Cost(1, 1, 0, macs, size)
+    none: Any = None
+    return Measurement(
+        name, name, role, "", "onnx", "fp32", "", "", "", cost, quality, quality, none, parity, timed, none
+    )
+
+
+BASE = row("base", 0.95, 2.0, 1000, 1000, role="base", ratio=1.0)
+
+
+def chosen(*rows: Measurement, **goal: Any) -> tuple[str | None, list[str]]:
+    warnings: list[str] = []
+    wish = recipe("x", goal={"metric": "macro_f1", **goal})
+    return pipeline.choose([BASE, *rows], wish, warnings), warnings
+
+
+def test_the_fastest_that_keeps_the_quality_is_chosen() -> None:
+    fast, faster_but_worse = row("fast", 0.94, 1.0, 500, 500), row("worse", 0.90, 0.5, 200, 200)
+    assert chosen(fast, faster_but_worse) == ("fast", [])
+    assert chosen(fast, faster_but_worse, max_drop=0.1)[0] == "worse"
+    assert chosen(fast, prefer="size")[0] == "fast"
+    assert chosen(fast, max_drop=None, min=0.99)[0] is None
+
+
+def test_controls_failed_parity_and_slower_files_are_never_chosen() -> None:
+    control = row("control", 0.95, 0.1, 10, 10, role="control")
+    failed = row("failed", 0.95, 0.1, 10, 10, passed=False)
+    slower = row("slower", 0.95, 2.4, 500, 500, ratio=1.2)
+    assert chosen(control, failed, slower) == ("base", [])
+    assert chosen(dataclasses.replace(slower), prefer="size")[0] == "slower"
+
+
+def test_disturbed_timings_rank_nothing() -> None:
+    fast = row("fast", 0.95, 0.5, 900, 900, valid=False)
+    lean = row("lean", 0.95, 1.0, 500, 500)
+    name, warnings = chosen(fast, lean)
+    assert name == "lean"
+    assert "timing was disturbed" in warnings[0]
+
+
+def test_names_made_from_plans() -> None:
+    assert pipeline.plan_name("prune(ratio=0.7) > distill") == "prune-0.7-distill"
+    assert pipeline.plan_name("distill(student=convnet(8, 16, 32))") == "distill-convnet-8-16-32"
+
+
+def test_default_variants_follow_the_base() -> None:
+    plans = [variant.plan for variant in pipeline.default_variants("convnet(32, 64, 128, dropout=0.2)")]
+    assert plans == ["distill(student=convnet(8, 16, 32))", "prune(ratio=0.5)", "prune(ratio=0.7)"]

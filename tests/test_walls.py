@@ -1,0 +1,102 @@
+"""The walls between rooms: the device ring runs without torch, and a question is answered without anything heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RING = ["errors", "results", "bundle", "recipe", "runs", "progress", "device", "measure", "report"]
+HOST_ONLY = ("torch", "torchvision", "timm", "torch_pruning", "sklearn", "onnx", "safetensors")
+
+BLOCKER = f"""
+import sys
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HOST_ONLY!r}:
+            raise ImportError(f"{{name}} is behind the wall")
+sys.meta_path.insert(0, Wall())
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def ring_modules() -> list[str]:
+    source = ROOT / "src/edgewise"
+    found = []
+    for room in RING:
+        files = [source / f"{room}.py"] if (source / f"{room}.py").exists() else sorted((source / room).glob("*.py"))
+        found += [".".join(file.relative_to(source.parent).with_suffix("").parts) for file in files]
+    return [name.removesuffix(".__init__") for name in found]
+
+
+def test_the_device_ring_imports_with_torch_blocked() -> None:
+    modules = ring_modules()
+    assert len(modules) > 15
+    done = python(BLOCKER + "import importlib\nfor name in " + repr(modules) + ": importlib.import_module(name)")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wall_of_this_test_holds() -> None:
+    assert "behind the wall" in python(BLOCKER + "import torch").stderr
+
+
+def loaded_by(argv: list[str]) -> tuple[int, set[str]]:
+    """Exit code and loaded modules of the command line with these words."""
+    code = textwrap.dedent(f"""
+        import sys
+        sys.argv = ["edgewise", *{argv!r}]
+        from edgewise.cli import main
+        try:
+            main()
+        except SystemExit as left:
+            print("LOADED", left.code, *sys.modules)
+    """)
+    line = next(line for line in python(code).stdout.splitlines() if line.startswith("LOADED"))
+    _, exit_code, *modules = line.split()
+    return int(exit_code), set(modules)
+
+
+HEAVY = {"torch", "torchvision", "timm", "sklearn", "onnx", "onnxruntime", "plotly", "numpy", "PIL"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["--help"], 0),
+        (["run", "--help"], 0),
+        (["run", "--ephocs", "3"], 2),
+        (["runn"], 2),
+        (["run"], 2),
+        (["run", "--data", "x", "--set", "train.epohcs=3"], 2),
+        (["recipe"], 0),
+    ],
+)
+def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) -> None:
+    exit_code, modules = loaded_by(argv)
+    assert exit_code == code
+    assert not modules & HEAVY
+
+
+@pytest.mark.parametrize("plan", ["prne(0.5)", "prune(ration=0.5)"])
+def test_a_mistyped_plan_is_told_without_torch(plan: str) -> None:
+    exit_code, modules = loaded_by(["run", "--data", "x", "--plan", plan])
+    assert exit_code == 2
+    assert "torch" not in modules
+
+
+def test_importing_edgewise_loads_nothing_heavy_and_every_verb_resolves() -> None:
+    code = f"""
+import sys, edgewise
+assert not set(sys.modules) & {HEAVY!r}
+assert all(callable(getattr(edgewise, name)) for name in edgewise.__all__)
+assert sorted(edgewise._HOME) == edgewise.__all__ == sorted(edgewise.__all__)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
