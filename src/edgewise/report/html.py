@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from edgewise.report.table import (
     clean,
     family,
     goal_shortfall,
-    half_width,
     meets_goal,
     method_line,
     ordered,
@@ -35,7 +34,7 @@ from edgewise.report.table import (
     show_share,
     write_file,
 )
-from edgewise.results import Measurement, Quality, RunResult
+from edgewise.results import Quality, RunResult
 
 _HERE = Path(__file__).parent
 _PREFERENCES = {"latency": "lowest latency", "size": "smallest file", "macs": "fewest MACs"}
@@ -143,8 +142,8 @@ def headline(result: RunResult) -> tuple[str, str]:
     """The outcome in one sentence, with its status.
 
     Returns:
-        ("met", ...) when a smaller model was chosen and meets the goal, ("kept", ...) when the base itself is the
-        cheapest that does, ("missed", ...) when nothing met the goal, a chosen model misses it, or nothing was measured.
+        ("met", ...) when a compressed model was chosen and meets the goal, ("kept", ...) when the base itself is the
+        cheapest that does, ("missed", ...) when nothing met the goal or was measured, or the chosen model misses it.
     """
     rows = rows_of([result])
     chosen = next((one for one in result.measurements if one.name == result.chosen), None)
@@ -155,10 +154,10 @@ def headline(result: RunResult) -> tuple[str, str]:
     row = next(row for row in rows if row["chosen"])
     if meets_goal(result, chosen) is False:
         return "missed", f"{row['name']} was chosen, but it misses the goal on the validation images."
-    if chosen.role == "base":
-        return "kept", f"The base model stays: nothing cheaper met the goal ({goal_words(result.goal)})."
+    if row["is_base"]:
+        return "kept", "The base model stays: nothing cheaper met the goal."
     metric = result.goal.get("metric", "macro_f1")
-    base = next((row for row in rows if row["role"] == "base"), None)
+    base = next((row for row in rows if row["is_base"]), None)
     quality = f"{_percent(row, metric)} {METRICS[metric]}"
     if base is None:
         return "met", f"{row['name']} has {quality}; there is no base to compare it with."
@@ -172,7 +171,7 @@ def headline(result: RunResult) -> tuple[str, str]:
 
 def _percent(row: Row, key: str) -> str:
     value, low, high = (row[f"{key}{end}"] for end in ("", "_low", "_high"))
-    return f"{show_share(value)} % ± {100 * half_width(value, low, high):.1f}"
+    return show_share(value, low, high).replace(" ±", " % ± ")
 
 
 def _latency_words(row: Row) -> str:
@@ -188,11 +187,11 @@ def _latency_words(row: Row) -> str:
 
 
 def _missed_words(result: RunResult) -> str:
-    words = f"Nothing met the goal ({goal_words(result.goal)})."
+    words = "Nothing met the goal."
     short = [
         (shortfall, one)
         for one in result.measurements
-        if one.role != "base" and (shortfall := goal_shortfall(result, one)) is not None and shortfall > 0
+        if one.role != "control" and (shortfall := goal_shortfall(result, one)) is not None and shortfall > 0
     ]
     if not short:
         return words
@@ -214,7 +213,7 @@ def goal_words(goal: Mapping[str, Any]) -> str:
 
 def _tiles(rows: list[Row]) -> list[dict[str, str]]:
     """The chosen model's key figures beside those of the base."""
-    base = next((row for row in rows if row["role"] == "base"), None)
+    base = next((row for row in rows if row["is_base"]), None)
     chosen = next((row for row in rows if row["chosen"]), None)
     if base is None or chosen is None or chosen is base:
         return []
@@ -235,7 +234,7 @@ def _tiles(rows: list[Row]) -> list[dict[str, str]]:
             "label": "Latency p50",
             "value": f"{show_ms(chosen['latency_p50_ms'])} ms" if chosen["valid"] else "not valid",
             "base": f"base {show_ms(base['latency_p50_ms'])} ms",
-            "change": f"{ratio} of base" if chosen["valid"] and ratio != NONE else "",
+            "change": f"{ratio} × base" if chosen["valid"] and ratio != NONE else "",
         }
     )
     for label, key, unit in (
@@ -248,7 +247,7 @@ def _tiles(rows: list[Row]) -> list[dict[str, str]]:
                 "label": label,
                 "value": show_scaled(chosen[key], unit),
                 "base": f"base {show_scaled(base[key], unit)}",
-                "change": f"{show_ratio(chosen[key] / base[key])} of base" if base[key] else "",
+                "change": f"{show_ratio(chosen[key] / base[key])} × base" if base[key] else "",
             }
         )
     return tiles
@@ -261,15 +260,15 @@ _COLUMNS = (
     ("Model", "name of the bundle, its precision and int8 scheme, and the plan that made it", "ascending"),
     ("Macro F1 %", "mean of the classes' F1 on the test images, with its 95 % interval", "descending"),
     ("vs base", "paired difference of macro F1 to the base on the same images, in points", "descending"),
-    ("Accuracy %", "share of the test images that are classified rightly", "descending"),
-    ("vs base", "paired difference of accuracy to the base on the same images, in points", "descending"),
     ("p50 ms", "median time of one inference, batch 1, pixels ready in memory", "ascending"),
     ("× base", "paired latency ratio to the base, measured in alternating blocks; below 1 is faster", "ascending"),
     ("e2e ms", "median time from decoded image to label: resize, run, softmax", "ascending"),
-    ("Load ms", "cold start: from a new process to a session that is ready", "ascending"),
     ("Size", "bytes of the model file; 1 kB is 1,000 bytes", "ascending"),
     ("MACs", "multiply-adds of convolutions and linear layers for one image", "ascending"),
     ("Parameters", "all parameters, zero ones included", "ascending"),
+    ("Accuracy %", "share of the test images that are classified rightly", "descending"),
+    ("vs base", "paired difference of accuracy to the base on the same images, in points", "descending"),
+    ("Load ms", "cold start: from a new process to a session that is ready", "ascending"),
     ("Peak RSS", "peak resident memory of a fresh process that classifies", "ascending"),
 )
 
@@ -294,12 +293,9 @@ def _cells(row: Row) -> list[dict[str, Any]]:
     return [
         _interval_cell(row, "macro_f1", show_share, images),
         _interval_cell(row, "difference_macro_f1", show_share, images, sign=True),
-        _interval_cell(row, "accuracy", show_share, images),
-        _interval_cell(row, "difference_accuracy", show_share, images, sign=True),
         {**_interval_cell(row, "latency_p50_ms", show_ms, _runs(row)), "struck": struck, "why": why},
         {**_interval_cell(row, "latency_ratio", show_ratio, ""), "struck": struck, "why": why, "tag": slower},
         {**_interval_cell(row, "e2e_p50_ms", show_ms, ""), "struck": struck, "why": why},
-        _cell(row["load_ms"], show_ms(row["load_ms"])),
         _cell(row["file_bytes"], show_scaled(row["file_bytes"], "B"), f"{row['file_bytes']:,} bytes"),
         _cell(row["macs"], show_scaled(row["macs"]), f"{row['macs']:,} MACs, {row['flops']:,} FLOPs"),
         _cell(
@@ -307,6 +303,9 @@ def _cells(row: Row) -> list[dict[str, Any]]:
             f"{row['params_total']:,}",
             f"{row['params_nonzero']:,} non-zero, {row['params_zero']:,} zero",
         ),
+        _interval_cell(row, "accuracy", show_share, images),
+        _interval_cell(row, "difference_accuracy", show_share, images, sign=True),
+        _cell(row["load_ms"], show_ms(row["load_ms"])),
         _cell(row["peak_rss_bytes"], show_scaled(row["peak_rss_bytes"], "B"), _baseline(row)),
     ]
 
@@ -380,11 +379,15 @@ def _parity(row: Row) -> dict[str, Any]:
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key.replace("_", " "), _fact(key, value)) for key, value in facts.items()]
+    return [
+        (key.removesuffix("_bytes").replace("_", " "), _fact(key, value))
+        for key, value in facts.items()
+        if value not in ("", [], {})
+    ]
 
 
 def _fact(key: str, value: Any) -> str:
-    if value is None or value == "":
+    if value is None:
         return NONE
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -412,7 +415,7 @@ def _plot_data(result: RunResult, history: Sequence[Mapping[str, Any]]) -> dict[
     families = list(dict.fromkeys(family(one.variant, variants) for one in shown))
     points = [
         {
-            **{key: row[key] for key in ("name", "role", "precision", "chosen")},
+            **{key: row[key] for key in ("name", "role", "is_base", "precision", "chosen")},
             "family": families.index(family(one.variant, variants)),
             "values": {key: _point(row, key) for key in (*METRICS, *_COSTS)},
             "hover": _hover(row),

@@ -3,8 +3,8 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
 
-  // Plotly reads a little HTML in labels; every text of the run goes through here before it gets there.
-  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  // Plotly reads a little HTML, TeX and templates in labels; every text of the run goes through here on its way there.
+  const plain = (text) => text.replace(/[&<>$%]/g, (sign) => `&#${sign.charCodeAt(0)};`);
   const short = (text, length) => plain(text.length > length ? text.slice(0, length - 1) + "…" : text);
   const tone = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const colour = (family) => tone(`c${family === 0 ? 0 : 1 + ((family - 1) % 6)}`);
@@ -17,11 +17,9 @@
     file_bytes: { title: "file size", format: "~s", suffix: "B" },
     macs: { title: "MACs", format: "~s", suffix: "" },
   };
-  const CONFIG = {
-    displaylogo: false,
-    responsive: true,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-  };
+  const CONFIG = { displayModeBar: false, responsive: true };
+  // A finger that drags over a plot scrolls the page; a mouse zooms.
+  const DRAG = window.matchMedia("(hover: hover)").matches ? "zoom" : false;
 
   function layout(more) {
     const axis = { gridcolor: tone("line"), zeroline: false, linecolor: tone("line"), automargin: true };
@@ -31,6 +29,7 @@
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: tone("ink") },
       margin: { l: 8, r: 12, t: 12, b: 8 },
       showlegend: false,
+      dragmode: DRAG,
       hovermode: "closest",
       hoverlabel: { align: "left", bgcolor: tone("card"), bordercolor: tone("soft"), font: { color: tone("ink") } },
       ...more,
@@ -83,7 +82,7 @@
         quality.array = quality.array.map(share);
         quality.arrayminus = quality.arrayminus.map(share);
         const faded = point.role === "control";
-        const emphasis = point.chosen || point.role === "base";
+        const emphasis = point.chosen || point.is_base;
         return {
           type: "scatter",
           mode: "markers",
@@ -110,39 +109,66 @@
       mode: "lines",
       x: points.map((values) => values[cost].value),
       y: points.map((values) => 100 * values[metric].value),
-      line: { shape: "hv", width: 1.5, dash: "dot", color: tone("soft") },
+      line: { shape: "hv", width: 1.5, color: tone("soft") },
       hoverinfo: "skip",
     };
   }
 
-  function labels(metric, cost) {
-    return data.points
-      .filter((point) => point.values[cost] && (point.chosen || point.role === "base"))
-      .map((point) => ({
+  // Base and chosen are named above the plot, each over a line that leads down to its mark.
+  function signposts(cost) {
+    const drawn = data.points.filter((point) => point.values[cost]);
+    const middle = logMiddle(drawn.map((point) => point.values[cost].value));
+    const named = drawn.filter((point) => point.chosen || point.is_base);
+    return {
+      annotations: named.map((point) => ({
         x: Math.log10(point.values[cost].value),
-        y: 100 * point.values[metric].value,
-        text: `<b>${short(point.name, 22)}</b>`,
-        showarrow: true,
-        arrowhead: 0,
-        arrowwidth: 1,
-        arrowcolor: tone("soft"),
-        ax: point.chosen ? 18 : -18,
-        ay: point.chosen ? 34 : -34,
-        bgcolor: tone("card"),
-        opacity: 0.9,
-      }));
+        y: 1,
+        yref: "paper",
+        yanchor: "bottom",
+        yshift: point.chosen ? 16 : 0,
+        xanchor: point.values[cost].value > middle ? "right" : "left",
+        text: `<b>${short(point.name, 28)}</b>`,
+        font: { color: point.chosen ? tone("ink") : tone("soft") },
+        showarrow: false,
+      })),
+      shapes: named.map((point) => ({
+        type: "line",
+        x0: point.values[cost].value,
+        x1: point.values[cost].value,
+        y0: 0,
+        y1: 1,
+        yref: "paper",
+        layer: "below",
+        line: { width: 1, color: tone("soft"), dash: "dot" },
+      })),
+    };
+  }
+
+  const logMiddle = (values) => Math.sqrt(Math.min(...values) * Math.max(...values));
+
+  // Ticks of a logarithmic axis at 1, 2, 5 times powers of ten, each within the figures or just outside them.
+  function logTicks(values) {
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const ticks = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
+      ticks.push(...[1, 2, 5].map((factor) => factor * 10 ** power));
+    }
+    const near = ticks.filter((tick) => tick >= low / 2.5 && tick <= high * 2.5);
+    return near.length > 7 ? near.filter((tick) => Number.isInteger(Math.round(1e6 * Math.log10(tick)) / 1e6)) : near;
   }
 
   function drawTradeoffs(metric) {
     for (const [cost, axis] of Object.entries(COSTS)) {
       const traces = [front(metric, cost), ...marks(metric, cost)];
+      const values = data.points.filter((point) => point.values[cost]).map((point) => point.values[cost].value);
       Plotly.react(
         byId(`plot-${cost}`),
         traces,
         layout({
           height: 340,
-          annotations: labels(metric, cost),
-          xaxis: { type: "log", title: { text: axis.title }, tickformat: axis.format, ticksuffix: axis.suffix, nticks: 6 },
+          ...signposts(cost),
+          margin: { l: 8, r: 12, t: 44, b: 8 },
+          xaxis: { type: "log", title: { text: axis.title }, tickvals: logTicks(values), tickformat: axis.format, ticksuffix: axis.suffix },
           yaxis: { title: { text: `${data.metrics[metric]}, %` } },
         }),
         CONFIG,
@@ -190,7 +216,7 @@
 
   // ---- Classes -----------------------------------------------------------------------------------------------
 
-  function recallTrace(point, order, shift) {
+  function recallTrace(point, order, shift, paint = colour(point.family)) {
     const kept = order.map((index, place) => [place, point.recall[index]]).filter(([, recall]) => recall);
     return {
       type: "scatter",
@@ -205,9 +231,9 @@
         arrayminus: kept.map(([, recall]) => 100 * (recall.value - recall.low)),
         thickness: 2,
         width: 0,
-        color: colour(point.family),
+        color: paint,
       },
-      marker: { symbol: shape(point.precision), size: 10, color: colour(point.family) },
+      marker: { symbol: shape(point.precision), size: 10, color: paint },
       hoverinfo: "text",
       hovertext: kept.map(([place, recall]) =>
         `<b>${plain(data.classes[order[place]])}</b><br>${plain(point.name)}<br>recall ${percent(recall.value)} % ` +
@@ -217,11 +243,12 @@
 
   function drawRecall() {
     const shown = data.points[byId("recall-model").value];
-    const base = data.points.find((point) => point.role === "base");
+    const base = data.points.find((point) => point.is_base);
     const rank = (index) => (shown.recall[index] ? shown.recall[index].value : 2);
     const order = data.classes.map((_, index) => index).sort((a, b) => rank(a) - rank(b) || a - b);
+    const paint = base && base.family === shown.family ? tone("accent") : undefined;
     const traces = base && base !== shown
-      ? [recallTrace(base, order, -0.14), recallTrace(shown, order, 0.14)]
+      ? [recallTrace(base, order, -0.14), recallTrace(shown, order, 0.14, paint)]
       : [recallTrace(shown, order, 0)];
     Plotly.react(
       byId("plot-recall"),
@@ -230,7 +257,7 @@
         height: 110 + 44 * order.length,
         showlegend: true,
         legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
-        xaxis: { title: { text: "recall, %" }, rangemode: "normal" },
+        xaxis: { title: { text: "recall, %" } },
         yaxis: {
           range: [order.length - 0.5, -0.5],
           tickvals: order.map((_, place) => place),
@@ -247,10 +274,11 @@
     const places = data.classes.map((_, index) => index);
     const sums = point.confusion.map((row) => row.reduce((sum, count) => sum + count, 0));
     const shares = point.confusion.map((row, index) => row.map((count) => (sums[index] ? count / sums[index] : null)));
-    const names = data.classes.map((name) => short(name, places.length > 12 ? 10 : 16));
-    const axis = { tickvals: places, ticktext: names, showgrid: false, constrain: "domain" };
+    const names = data.classes.map((name) => short(name, places.length > 12 || window.innerWidth < 640 ? 10 : 16));
+    const axis = { tickvals: places, ticktext: names, showgrid: false, ticks: "", constrain: "domain" };
+    const box = byId(`plot-confusion-${side}`);
     Plotly.react(
-      byId(`plot-confusion-${side}`),
+      box,
       [{
         type: "heatmap",
         x: places,
@@ -270,9 +298,9 @@
           (sums[truth] ? `, ${percent(count / sums[truth])} %` : ""))),
       }],
       layout({
-        height: Math.min(760, 180 + 56 * places.length),
+        height: Math.min(760, 130 + 56 * places.length, Math.max(320, box.clientWidth + 10)),
         xaxis: { ...axis, title: { text: "called" }, tickangle: places.length > 4 ? -45 : 0 },
-        yaxis: { ...axis, title: { text: "true class" }, range: [places.length - 0.5, -0.5], scaleanchor: "x" },
+        yaxis: { ...axis, range: [places.length - 0.5, -0.5], scaleanchor: "x", constraintoward: "top" },
       }),
       CONFIG,
     );
@@ -282,14 +310,16 @@
 
   function curve(one, key, scale, dash, label) {
     return {
+      legendgroup: one.name,
+      showlegend: !label,
       type: "scatter",
       mode: one.epoch.length > 1 ? "lines" : "markers",
-      name: short(one.name, 30) + label,
+      name: short(one.name, 30),
       x: one.epoch,
       y: one[key].map((value) => (value === null ? null : scale * value)),
       line: { color: colour(one.family), width: one.control ? 1.2 : 2, dash },
       marker: { color: colour(one.family) },
-      hovertemplate: `%{y:.4~g}<extra>${short(one.name, 30).replace(/%/g, "&#37;")}${label}</extra>`,
+      hovertemplate: `%{y:.4~g}<extra>${short(one.name, 30)}${label}</extra>`,
     };
   }
 
@@ -305,12 +335,12 @@
       height: 380,
       hovermode: "x unified",
       showlegend: true,
-      legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top" },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
       xaxis: { title: { text: "epoch" } },
       yaxis: { title: { text: title } },
     });
     const byRole = (one) => (one.control ? "dash" : "solid");
-    const losses = [...traces("train_loss", 1, byRole, " train"), ...traces("val_loss", 1, () => "dot", " val")];
+    const losses = [...traces("train_loss", 1, byRole, ""), ...traces("val_loss", 1, () => "dot", " validation")];
     Plotly.react(byId("plot-loss"), losses, style("loss"), CONFIG);
     Plotly.react(byId("plot-score"), traces("val_macro_f1", 100, byRole, ""), style("validation macro F1, %"), CONFIG);
   }
@@ -335,9 +365,9 @@
     button.addEventListener("click", () => sortTable(button));
   }
   if (data.points.length) {
-    const base = Math.max(0, data.points.findIndex((point) => point.role === "base"));
+    const base = Math.max(0, data.points.findIndex((point) => point.is_base));
     const chosen = data.points.findIndex((point) => point.chosen);
-    const other = data.points.findIndex((point, index) => index !== base && point.role !== "control");
+    const other = data.points.findIndex((point, index) => index !== base && point.role !== "control" && point.family > 0);
     const shown = chosen >= 0 ? chosen : other >= 0 ? other : base;
     fill(byId("recall-model"), shown);
     fill(byId("confusion-left"), base);

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import warnings
 from collections import Counter
@@ -98,8 +99,13 @@ def pace(latency: Latency | None) -> Literal["faster", "slower", "same"] | None:
 
 
 def base_of(result: RunResult) -> Measurement | None:
-    """The uncompressed fp32 measurement of a run, None when it has none."""
-    return next((measurement for measurement in result.measurements if measurement.role == "base"), None)
+    """What a run's models are compared with: the uncompressed model in fp32; None when it was not measured."""
+    return _base(result.measurements)
+
+
+def _base(measurements: Sequence[Measurement]) -> Measurement | None:
+    bases = [one for one in measurements if one.role == "base"]
+    return next((one for one in bases if one.precision == "fp32"), bases[0] if bases else None)
 
 
 def goal_shortfall(result: RunResult, measurement: Measurement) -> float | None:
@@ -134,9 +140,12 @@ def ordered(measurements: Sequence[Measurement]) -> list[tuple[Measurement, Meas
     Base first, then by variant in order of appearance. A control follows the measurement of its variant that has the
     same precision, or stands at the end of its variant (with None) when there is none.
     """
-    variants = [one.variant for one in measurements if one.role != "control"]
+    base = _base(measurements)
+    leads = [one for one in measurements if one.role != "control"]
+    leads.sort(key=lambda one: (one is not base, one.role != "base"))
+    variants = [one.variant for one in leads]
     families: dict[str, list[Measurement]] = {}
-    for one in sorted(measurements, key=lambda one: one.role != "base"):
+    for one in (*leads, *(one for one in measurements if one.role == "control")):
         families.setdefault(family(one.variant, variants), []).append(one)
     shown: list[tuple[Measurement, Measurement | None]] = []
     for members in families.values():
@@ -158,6 +167,7 @@ def family(variant: str, variants: Sequence[str]) -> str:
 
 
 def rows_of(results: Sequence[RunResult]) -> list[Row]:
+    """The rows of `comparison`, without its warnings."""
     labels = run_labels(results)
     rows: list[Row] = []
     for result, label in zip(results, labels, strict=True):
@@ -195,6 +205,7 @@ def _row(result: RunResult, label: str, one: Measurement, lead: Measurement | No
         "run": label,
         "variant": one.variant,
         "role": one.role,
+        "is_base": one is base_of(result),
         "control_of": lead.name if lead else None,
         "plan": one.plan,
         "format": one.format,
@@ -376,74 +387,91 @@ def half_width(value: float, low: float, high: float) -> float:
     return max(value - low, high - value)
 
 
+def _figure(value: float, low: float | None, high: float | None, decimals: int, sign: bool = False) -> str:
+    """``4.31 ±0.05``: the ± has as many decimals as the value and is rounded up, so that it is never a false zero."""
+    text = f"{value:{'+' if sign else ''}.{decimals}f}".replace("-", "−")
+    if not text.strip("+−0."):
+        text = text.lstrip("+−")
+    if low is None or high is None:
+        return text
+    step = 10.0**decimals
+    return f"{text} ±{math.ceil(half_width(value, low, high) * step - 1e-6) / step:.{decimals}f}"
+
+
 def show_share(value: float | None, low: float | None = None, high: float | None = None, *, sign: bool = False) -> str:
     """A share in percent, ``97.8`` or ``97.8 ±1.0``; with `sign`, a difference in points, ``+0.4`` or ``−0.4``."""
     if value is None:
         return NONE
-    text = f"{100 * value:{'+' if sign else ''}.1f}".replace("-", "−")
-    return text if low is None or high is None else f"{text} ±{100 * half_width(value, low, high):.1f}"
+    scaled = [None if end is None else 100 * end for end in (low, high)]
+    return _figure(100 * value, scaled[0], scaled[1], 1, sign)
 
 
 def show_ms(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Milliseconds to three significant digits, ``4.31 ±0.05``; the ± has as many decimals."""
+    """Milliseconds to three significant digits, ``4.31 ±0.05``."""
     if value is None:
         return NONE
-    decimals = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
-    text = f"{value:.{decimals}f}"
-    return text if low is None or high is None else f"{text} ±{half_width(value, low, high):.{decimals}f}"
+    return _figure(value, low, high, 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0)
 
 
 def show_ratio(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """A ratio to two decimals, ``0.31 ±0.02``."""
-    if value is None:
-        return NONE
-    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} ±{half_width(value, low, high):.2f}"
+    """A ratio to two decimals, ``0.31 ±0.02``, or three below a fifth, ``0.141 ±0.005``."""
+    return NONE if value is None else _figure(value, low, high, 2 if value >= 0.2 else 3)
 
 
 def show_scaled(value: float | None, unit: str = "") -> str:
     """Three significant digits with a decimal prefix: ``165 M``, ``376 kB`` (k = 1,000)."""
     if value is None:
         return NONE
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")):
-        scaled = value / factor
-        if scaled >= 0.9995 or factor == 1:
-            break
+    factor, prefix = next((step for step in _PREFIXES if value >= 0.9995 * step[0]), (1.0, ""))
+    scaled = value / factor
     decimals = 0 if factor == 1 or scaled >= 99.95 else 1 if scaled >= 9.995 else 2
     return f"{scaled:.{decimals}f} {prefix}{unit}".rstrip()
 
 
+_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
 def method_line(result: RunResult) -> str:
     """How the figures were taken, in one line: machine, runtime, threads, batch, runs, statistic, validity."""
-    shown = [str(result.machine[key]) for key in _MACHINE_KEYS if result.machine.get(key) not in (None, "")]
-    if result.machine.get("governor"):
-        shown.append(f"governor {result.machine['governor']}")
+    machine = result.machine
+    shown = [form(machine[key]) for key, form in _MACHINE_FACTS.items() if machine.get(key) not in (None, "")]
     if "onnxruntime" in result.versions:
         shown.append(f"onnxruntime {result.versions['onnxruntime']}")
-    timed = [one.latency for one in result.measurements if one.latency]
-    if timed:
-        shown.append(_plural(_range(latency.threads for latency in timed), "thread"))
-        shown.append(f"batch 1, n={_range(latency.model.n for latency in timed)}, p50 [95 % CI]")
-        protocols = ", ".join(dict.fromkeys(latency.protocol for latency in timed))
-        shown.append(protocols + (" (not comparable with other sessions)" if protocols == "quick" else ""))
-        invalid = sum(not latency.valid for latency in timed)
-        shown.append(f"{invalid} of {len(timed)} latencies not valid" if invalid else "all latencies valid")
-    else:
-        shown.append("no latency measured")
-    test = next((one.test.n for one in result.measurements), None)
-    if test is not None:
-        shown.append(f"quality on {test:,} test images")
+    shown += _timing_words([one.latency for one in result.measurements if one.latency])
+    if result.measurements:
+        shown.append(f"quality on {_range(one.test.n for one in result.measurements)} test images")
     return clean(", ".join(shown)).replace("\n", " ")
 
 
-_MACHINE_KEYS = ("model", "device", "soc", "cpu", "cores", "ram", "cooling", "os", "kernel")
+_MACHINE_FACTS: dict[str, Callable[[Any], str]] = {
+    "model": str,
+    "cpu": str,
+    "cores_physical": lambda cores: _plural(f"{cores}", "core"),
+    "ram_bytes": lambda size: f"{show_scaled(size, 'B')} RAM",
+    "os": str,
+    "kernel": lambda kernel: f"kernel {kernel}",
+    "governor": lambda governor: f"governor {governor}",
+}
+
+
+def _timing_words(timed: Sequence[Latency]) -> list[str]:
+    if not timed:
+        return ["no latency measured"]
+    protocols = ", ".join(dict.fromkeys(latency.protocol for latency in timed))
+    invalid = sum(not latency.valid for latency in timed)
+    return [
+        _plural(_range(latency.threads for latency in timed), "thread"),
+        f"batch 1, n={_range(latency.model.n for latency in timed)}, p50 [95 % CI]",
+        f"{protocols} protocol" + (" (not comparable with other sessions)" if "quick" in protocols else ""),
+        f"{invalid} of {len(timed)} latencies not valid" if invalid else "all latencies valid",
+    ]
 
 
 def relative_only(result: RunResult) -> str | None:
     """Why absolute times of this machine mean little (a shared or virtual one), None when they can be trusted."""
-    reason = result.machine.get("relative_only")
-    if not reason:
+    if not result.machine.get("relative_only"):
         return None
-    return clean(reason) if isinstance(reason, str) else "a shared or virtual machine"
+    return clean(str(result.machine.get("relative_only_reason") or "a shared or virtual machine"))
 
 
 def _range(values: Iterable[int]) -> str:
@@ -468,12 +496,16 @@ class _Column:
     keep: int
 
 
-def _cell(show: Callable[..., str], key: str, **options: Any) -> Callable[[Row], str]:
-    return lambda row: show(row[key], row[f"{key}_low"], row[f"{key}_high"], **options)
+def _spread_cell(show: Callable[..., str], key: str, **options: Any) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        shown: str = show(row[key], row[f"{key}_low"], row[f"{key}_high"], **options)
+        return shown
+
+    return cell
 
 
 def _name_cell(row: Row) -> str:
-    name = row["name"].replace("\n", " ")
+    name: str = row["name"].removeprefix(f"{row['run']}/").replace("\n", " ")  # the run stands above its rows
     return ("★ " if row["chosen"] else "") + ("└ " + name if row["role"] == "control" else name)
 
 
@@ -490,9 +522,9 @@ def _p50_cell(row: Row) -> str:
 _NAME, _P50, _RATIO, _E2E = "model", "p50 ms", "x base", "e2e ms"
 _COLUMNS = (
     _Column(_NAME, _name_cell, 9),
-    _Column("macro F1 %", _cell(show_share, "macro_f1"), 9),
-    _Column("vs base", _cell(show_share, "difference_macro_f1", sign=True), 5),
-    _Column("acc. %", _cell(show_share, "accuracy"), 2),
+    _Column("macro F1 %", _spread_cell(show_share, "macro_f1"), 9),
+    _Column("vs base", _spread_cell(show_share, "difference_macro_f1", sign=True), 5),
+    _Column("acc. %", _spread_cell(show_share, "accuracy"), 2),
     _Column(_P50, _p50_cell, 9),
     _Column(_RATIO, _ratio_cell, 9),
     _Column(_E2E, lambda row: show_ms(row["e2e_p50_ms"]), 4),
@@ -541,7 +573,7 @@ def _table(rows: list[Row], columns: list[_Column], titled: bool, console: Conso
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(
             _text(console, column.title),
@@ -569,13 +601,13 @@ def _style(row: Row, title: str) -> str:
         return "bold green" if row["meets_goal"] is not False else "bold yellow"
     if row["role"] == "control":
         return "dim"
-    return "bold" if row["role"] == "base" and title == _NAME else ""
+    return "bold" if row["is_base"] and title == _NAME else ""
 
 
 def _print_legend(rows: list[Row], dropped: list[str], console: Console) -> None:
     signs = [
         ("★ chosen", any(row["chosen"] for row in rows)),
-        ("└ control: same structure, trained from scratch", any(row["role"] == "control" for row in rows)),
+        ("└ control, trained from scratch", any(row["role"] == "control" for row in rows)),
         ("▲ slower than base", any(row["pace"] == "slower" for row in rows)),
         ("✗ latency not valid", any(row["valid"] is False for row in rows)),
         ("± 95 % interval", True),
@@ -584,6 +616,10 @@ def _print_legend(rows: list[Row], dropped: list[str], console: Console) -> None
     if dropped:
         _print(console, f"left out at this width: {', '.join(dropped)}", "dim")
     for row in rows:
+        if not row["parity_passed"]:
+            _print(
+                console, f"warning: {row['name']} did not pass parity: its file is not as good as its model", "yellow"
+            )
         if row["chosen"] and row["meets_goal"] is False:
             _print(console, f"warning: {row['name']} was chosen but misses the goal on validation images", "yellow")
         if row["valid"] is False:
