@@ -219,19 +219,17 @@ def main() -> NoReturn:
     """The `edgewise` command."""
     words = [word for word in sys.argv[1:] if word != "--debug"]
     debug, as_json = len(words) < len(sys.argv) - 1, "--json" in words
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
-        app(words, standalone_mode=False)
-        code = 0
+        code = app(words, standalone_mode=False) or 0
     except EdgewiseError as problem:
         if debug:
             raise
         code = _report(problem, as_json)
-    except (typer.Exit, typer.Abort) as leaving:
-        code = getattr(leaving, "exit_code", 1)
-    except KeyboardInterrupt as stopped:
+    except _Stopped as stopped:
         print("interrupted; what was finished is kept in the run folder", file=sys.stderr)
-        code = 143 if isinstance(stopped, _Terminated) else 130
+        code = 128 + stopped.number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -243,12 +241,15 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run the way Ctrl-C does."""
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, which typer would turn into an exit code of its own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
-def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Stopped(number)
 
 
 def _usage_error(problem: Exception, message: str) -> ConfigError:

@@ -450,7 +450,7 @@ def _measurement(job: Job, one: Built, file: Exported, reference: Exported, time
     measurement = Measurement(
         name=file.name,
         variant=one.name,
-        role=one.role,
+        role=one.role if is_reference or one.role != "base" else "variant",
         plan=one.plan,
         format=file.manifest.format,
         precision=file.manifest.precision,

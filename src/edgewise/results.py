@@ -150,8 +150,8 @@ class Candidate:
 class Measurement:
     """All that was measured of one bundle on one device; a row of the comparison table.
 
-    `role` is "base" (the uncompressed model in fp32), "variant", or "control" (the same structure trained from
-    scratch without the technique, which tells what the technique itself was worth).
+    `role` is "base" (the uncompressed model in fp32), "variant" (what may be shipped instead), or "control" (the same
+    structure trained from scratch without the technique, which tells what the technique itself was worth).
     `validation` chooses, `test` reports; `test` is never used to choose.
     """
 
@@ -188,8 +188,7 @@ class RunResult:
     """Everything a report shows; stored as `results.json` in the run folder.
 
     `chosen` names the measurement that meets the goal at the lowest cost, None when none does.
-    `data`, `machine`, `versions` and `goal` are flat facts for display. `history` has one list of epoch records
-    per trained variant.
+    `data`, `machine`, `versions` and `goal` are flat facts for display.
     """
 
     name: str

@@ -100,7 +100,7 @@ def create_run(path: Path, *, force: bool = False, argv: list[str] | None = None
             yield run
             status = "complete"
         except BaseException as problem:
-            status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"
+            status = "failed" if isinstance(problem, Exception) else "interrupted"
             write_text(path / "log.txt", traceback.format_exc())
             raise
         finally:

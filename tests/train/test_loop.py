@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,8 @@ def test_schedule_warms_up_then_falls_to_zero() -> None:
     rates = [schedule(step) for step in range(100)]
     assert rates[9] == 1.0
     assert rates[0] == pytest.approx(0.1)
-    assert all(a <= b for a, b in zip(rates[:9], rates[1:10], strict=True))
-    assert all(a >= b for a, b in zip(rates[10:99], rates[11:], strict=True))
+    assert all(a <= b for a, b in itertools.pairwise(rates[:10]))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[55] == pytest.approx(0.5)
     assert rates[-1] < 0.001
     assert Schedule(1.0, 1, 10)(0) == 1.0

@@ -1,0 +1,251 @@
+"""Labelled images on disk -> decoded, split, checked arrays. No torch here.
+
+``load_data`` is the way in: it finds the images (`scan`, `manifest`, `builtin`), reads and decodes each once
+(`read`, `cache`), and splits them (`listing`, `split`). The images of the user are only ever read.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.bundle import InputSpec
+from edgewise.data import manifest
+from edgewise.data.builtin import DEFAULTS, defaults, load_builtin
+from edgewise.data.cache import decode_images
+from edgewise.data.listing import Item, Listing, make_listing
+from edgewise.data.read import Content, Progress, Reading, check_images, hash_images
+from edgewise.data.scan import PARTS, BadFile, Scan, scan_folder
+from edgewise.data.walk import shown
+from edgewise.errors import DataError
+from edgewise.recipe import DataOptions
+from edgewise.runs import write_text
+
+__all__ = [
+    "BadFile",
+    "Dataset",
+    "Item",
+    "Listing",
+    "Split",
+    "defaults",
+    "find_images",
+    "load_data",
+]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One of train, val and test.
+
+    Attributes:
+        images: uint8 (N, height, width, channels), RGB or gray, 0..255; read-only, an array or a map of a file.
+        labels: int64 (N,), indices into `Dataset.classes`.
+        names: (N,), path relative to the data root with forward slashes, or "digits/0001" for built-in sets. Control
+            characters and bytes that are no UTF-8 are written as escapes.
+        sha256: (N,), of each source file.
+        groups: (N,), of the manifest, "" where there is none.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    sha256: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a run. `test` is for reporting only and never used to choose anything.
+
+    `classes` is the class map: sorted names of the classes of the training images. `summary` holds facts that go to
+    JSON as they are: source, layout, split (how it was made), classes, images, train, val, test (numbers of images),
+    train_per_class, val_per_class, test_per_class, smallest_class, smallest_class_images, largest_class,
+    largest_class_images, not_evaluated (classes without test images), bad_files, ignored, data_hash (sha256 over the
+    images, labels and splits in use) and warnings (sentences).
+    """
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+    summary: dict[str, Any]
+    bad: tuple[BadFile, ...] = field(default=())
+
+    def write_splits(self, path: Path) -> None:
+        """Write `splits.csv`: path, sha256, label, split, group of every image in use.
+
+        A cell that starts with one of = + - @ gets a ' in front, so that no spreadsheet takes it for a formula.
+        """
+        rows = []
+        for part, split in zip(PARTS, (self.train, self.val, self.test), strict=True):
+            blank = ("",) * len(split)
+            facts = zip(split.names, split.sha256 or blank, split.labels, split.groups or blank, strict=True)
+            rows += [(name, digest, self.classes[label], part, group) for name, digest, label, group in facts]
+        _write_csv(path, ("path", "sha256", "label", "split", "group"), rows)
+
+    def write_bad_files(self, path: Path) -> None:
+        """Write `bad_files.csv`: path and reason of every file that was left out."""
+        _write_csv(path, ("path", "reason"), [(file.name, file.reason) for file in self.bad])
+
+
+def load_data(options: DataOptions, spec: InputSpec, *, seed: int = 0, progress: Progress | None = None) -> Dataset:
+    """Find, read, decode and split the images of a source.
+
+    Args:
+        options: where they are and how they are split.
+        spec: the pixels the model wants.
+        seed: of every draw.
+        progress: called in this thread with (images done, images in all); may start over once.
+
+    Raises:
+        ConfigError: C30 a folder that can be read in two ways, C31 a limit below the number of classes.
+        DataError: D01 to D16, the data cannot be used; see docs/errors.md.
+        UnavailableError: E30 a built-in set that is not installed, E31 no room for the decoded images.
+    """
+    found = _find(options)
+    preprocessing = spec.preprocessing()
+    contents = found.contents
+    if found.scan.layout == "built-in":
+        # Nothing can be bad here, so that only the images in use need to be decoded.
+        listing = _listing(found, hash_images(contents), options, seed)
+        contents = [contents[item.index] for item in listing.items]
+        with decode_images(contents, preprocessing, progress) as decoded:
+            pixels = decoded.arrange(range(len(contents)))
+    else:
+        with decode_images(contents, preprocessing, progress) as decoded:
+            listing = _listing(found, decoded.readings, options, seed)
+            pixels = decoded.arrange([item.index for item in listing.items])
+    if decoded.note:
+        listing.summary["warnings"].append(decoded.note)
+    train, val, test = _cut(listing, pixels)
+    return Dataset(train, val, test, listing.classes, listing.summary, listing.bad)
+
+
+def find_images(options: DataOptions, *, seed: int = 0, progress: Progress | None = None) -> Listing:
+    """Find, read, check and split the images of a source without keeping pixels; see `load_data`.
+
+    Every file is decoded in full, so that `Listing.bad` names all that `load_data` would leave out.
+    """
+    found = _find(options)
+    readings = (hash_images if found.scan.layout == "built-in" else check_images)(found.contents, progress)
+    return _listing(found, readings, options, seed)
+
+
+@dataclass(frozen=True)
+class _Found:
+    scan: Scan
+    contents: Sequence[Content]
+    place: str
+
+
+def _find(options: DataOptions) -> _Found:
+    source = options.source
+    if source in DEFAULTS:
+        built_in = load_builtin(source, download=options.download)
+        return _Found(built_in.scan, list(built_in.images), source)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
+        raise DataError(
+            "the source is a URL",
+            code="D02",
+            where={"data.source": shown(source)},
+            why="edgewise reads local folders only and opens no connection for data",
+            fix="download it first, unpack it, and give the folder",
+        )
+    path = _resolve(source)
+    if path.is_dir():
+        scan = scan_folder(path, options.layout)
+    elif path.suffix.lower() in manifest.SUFFIXES and path.is_file():
+        scan = manifest.scan_manifest(path)
+    else:
+        raise DataError(
+            "the source is a file, and not a manifest",
+            code="D03",
+            where={"data.source": shown(source)},
+            why=f"manifests end in {', '.join(manifest.SUFFIXES)}",
+            fix="give a folder of class folders or a manifest; unpack an archive first",
+        )
+    contents = [entry.path for entry in scan.entries if entry.path is not None]
+    return _Found(scan, contents, shown(str(path)))
+
+
+def _resolve(source: str) -> Path:
+    path = Path(source).expanduser()
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as problem:  # RuntimeError: a loop of links
+        near = _near(path)
+        raise DataError(
+            "there is no such folder",
+            code="D01",
+            where={"data.source": shown(source)},
+            why=getattr(problem, "strerror", "") or shown(str(problem)),
+            fix=near or "give a folder of class folders, a manifest, or a built-in set: " + ", ".join(DEFAULTS),
+        ) from problem
+
+
+def _near(path: Path) -> str:
+    """The existing names or built-in sets nearest to a path that is not there."""
+    missing = path
+    while not _listable(missing.parent) and missing.parent != missing:
+        missing = missing.parent
+    names = (
+        sorted(entry.name for entry in missing.parent.iterdir() if entry.name[:1] != ".")
+        if _listable(missing.parent)
+        else []
+    )
+    close = difflib.get_close_matches(path.name, DEFAULTS, n=1) if len(path.parts) == 1 else []
+    close += [shown(str(missing.parent / name)) for name in difflib.get_close_matches(missing.name, names, n=2)]
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def _listable(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()
+
+
+def _listing(found: _Found, readings: Sequence[Reading], options: DataOptions, seed: int) -> Listing:
+    listing = make_listing(found.scan, readings, options, seed, found.place)
+    if found.scan.layout == "built-in" and Path(options.source).exists():
+        note = f'"{options.source}" is the built-in set; write ./{options.source} for the folder of that name'
+        listing.summary["warnings"].append(note)
+    return listing
+
+
+def _cut(listing: Listing, pixels: NDArray[np.uint8]) -> list[Split]:
+    """Consecutive views of the pixels, one for each split."""
+    number = {label: index for index, label in enumerate(listing.classes)}
+    splits = []
+    start = 0
+    for part in PARTS:
+        items = [item for item in listing.items if item.part == part]
+        splits.append(
+            Split(
+                images=pixels[start : start + len(items)],
+                labels=np.array([number[item.label] for item in items], dtype=np.int64),
+                names=tuple(item.name for item in items),
+                sha256=tuple(item.sha256 for item in items),
+                groups=tuple(item.group for item in items),
+            )
+        )
+        start += len(items)
+    return splits
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([f"'{cell}" if cell[:1] in {"=", "+", "-", "@"} else cell for cell in row] for row in rows)
+    write_text(path, stream.getvalue())

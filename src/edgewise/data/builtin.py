@@ -20,7 +20,7 @@ from edgewise.runs import cache_dir
 DEFAULTS: dict[str, tuple[int, Literal[1, 3]]] = {"digits": (32, 1), "fashion-mnist": (28, 1)}
 """Built-in set -> (size, channels) that suit it."""
 
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
 """Where the Debian package dataset-fashion-mnist puts its files."""
 
 FASHION_CLASSES = (
@@ -41,7 +41,7 @@ Images = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A built-in set: what `Scan` tells of it, and its images, uint8 (N, height, width), in the order of the entries."""
+    """A built-in set: its scan, and its images, uint8 (N, height, width), in the order of the entries."""
 
     scan: Scan
     images: Images
@@ -139,14 +139,14 @@ def _fashion(download: bool) -> BuiltIn:
 def _fashion_folder(download: bool) -> Path:
     own = cache_dir() / "fashion-mnist"
     raw = own / "FashionMNIST" / "raw"
-    for folder in (DEBIAN_FOLDER, raw, own):
+    for folder in (FASHION_MNIST_DIR, raw, own):
         if any(folder.glob("train-images-idx3-ubyte*")):
             return folder
     if not download:
         raise UnavailableError(
             "Fashion-MNIST is not on this computer",
             code="E30",
-            where={"looked in": f"{DEBIAN_FOLDER}\n{raw}"},
+            where={"looked in": f"{FASHION_MNIST_DIR}\n{raw}"},
             why="nothing is fetched from the network unless asked for",
             fix="apt-get install dataset-fashion-mnist, or add --download (data.download: true)",
         )

@@ -156,9 +156,9 @@ def _leaving(root: str, rows: Iterable[Row]) -> Iterator[str]:
 
 
 def _place(root: str, name: str) -> str:
-    """The absolute path that a row names; links and dots on the way to the file are resolved, the file itself is not."""
-    folder, file = os.path.split(os.path.join(root, name))
-    return os.path.normpath(os.path.join(os.path.realpath(folder), file))
+    """The absolute path that a row names; links and dots on the way are resolved, the file itself is not."""
+    path = Path(root, name)
+    return os.path.normpath(f"{os.path.realpath(path.parent)}/{path.name}")
 
 
 def _link_problem(place: str, root: str) -> str:
@@ -175,5 +175,5 @@ def _wrong(path: Path, what: str, why: str, code: str = "D11") -> DataError:
         code=code,
         where={"file": shown(str(path))},
         why=why,
-        fix="a manifest is CSV with the columns file_name,label (and split, group), or the same as one JSON object a line",
+        fix="a manifest is CSV with the columns file_name,label (and split, group), or JSON lines with these keys",
     )

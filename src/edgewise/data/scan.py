@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from edgewise.data.walk import Folder, shown, walk
 from edgewise.errors import ConfigError, DataError
@@ -79,9 +79,10 @@ def scan_folder(root: Path, layout: Literal["auto", "classes", "splits"]) -> Sca
     entries = [entry for part, top in sets.items() for entry in _entries(top, tree, part)]
     if not entries:
         raise _nothing_found(tree)
+    tops = list(sets.values())
     broken = [
         BadFile(_relative(label, tree, name), reason)
-        for top in sets.values()
+        for top in tops
         for label in top.folders
         for name, reason in label.broken
     ]
@@ -89,8 +90,8 @@ def scan_folder(root: Path, layout: Literal["auto", "classes", "splits"]) -> Sca
         layout=chosen,
         entries=tuple(sorted(entries, key=lambda entry: entry.name)),
         bad=tuple(broken),
-        ignored=sum(folder.junk + len(folder.others) + len(folder.refused) for folder in _all(tree)),
-        warnings=tuple(_warnings(tree, list(sets.values()))),
+        ignored=sum(folder.junk + len(folder.others) for folder in _all(tree)) + len(_refused(tree, tops)),
+        warnings=tuple(_warnings(tree, tops)),
     )
 
 
@@ -108,8 +109,9 @@ def deeper(root: Path) -> list[str]:
 
 def _entries(top: Folder, tree: Folder, part: Part | None) -> Iterator[Entry]:
     for folder in top.folders:
+        place, label, path = _relative(folder, tree, ""), shown(folder.name), Path(folder.path)
         for name in folder.images:
-            yield Entry(_relative(folder, tree, name), Path(folder.path) / name, shown(folder.name), part)
+            yield Entry(place + shown(name), path / name, label, part)
 
 
 def _relative(folder: Folder, tree: Folder, name: str) -> str:
@@ -273,11 +275,20 @@ def _warnings(tree: Folder, tops: list[Folder]) -> Iterator[str]:
     if others:
         kinds = listed(f"{count} {ending or 'without suffix'}" for ending, count in others.most_common())
         yield f"{others.total()} file(s) that are no images of an accepted format are left out: {kinds}"
-    refused = [(folder, name, why) for folder in _all(tree) for name, why in folder.refused]
+    refused = _refused(tree, tops)
     if refused:
-        told = (f"{_relative(folder, tree, name).removeprefix('./')} ({why})" for folder, name, why in refused)
-        yield f"{len(refused)} link(s) or special file(s) are left out: {listed(told)}"
+        yield f"{len(refused)} link(s) or special file(s) are left out: {listed(refused)}"
     yield from _unicode_twins(tree)
+
+
+def _refused(tree: Folder, tops: list[Folder]) -> list[str]:
+    """Special files, and links that are not followed, other than the bad files of the class folders."""
+    labels = {id(folder) for top in tops for folder in top.folders}
+    return [
+        f"{_relative(folder, tree, name).removeprefix('./')} ({why})"
+        for folder in _all(tree)
+        for name, why in [*folder.refused, *([] if id(folder) in labels else folder.broken)]
+    ]
 
 
 def _unicode_twins(tree: Folder) -> Iterator[str]:
@@ -302,7 +313,7 @@ def check_class_names(labels: Iterable[str]) -> None:
     for label in labels:
         composed = unicodedata.normalize("NFC", label)
         same[composed.casefold()].add(composed)
-    twins = sorted(cast(str, " and ".join(sorted(group))) for group in same.values() if len(group) > 1)
+    twins = sorted(" and ".join(sorted(group)) for group in same.values() if len(group) > 1)
     if twins:
         raise DataError(
             "class names differ only in upper and lower case",

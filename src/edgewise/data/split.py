@@ -35,21 +35,24 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
 def split_counts(images: int, shares: Sequence[float]) -> list[int]:
     """How many images of one class go to train, val and test: each within one image of its exact share.
 
-    Training comes first: it always gets one. An empty validation or test set then gets one image from the fullest,
-    where that keeps within one image. At 70:15:15 a class of 1 is all training, 2 and 3 images reach validation, and
-    from 4 on all three have some.
+    Training comes first: it always gets one. An empty validation or test set then gets one image from the set that
+    is fullest for its share, where that keeps within one image. At 70:15:15 a class of 1 is all training, 2 and 3
+    images reach validation, and from 4 on all three sets have some.
     """
     counts = apportion(images, shares)
-    if not counts[TRAIN]:
-        counts[counts.index(max(counts))] -= 1
-        counts[TRAIN] = 1
     total = math.fsum(shares)
-    for part in range(1, len(shares)):
-        if shares[part] and not counts[part]:
-            donor = counts.index(max(counts))
-            if counts[donor] > 1 and counts[donor] - 1 >= images * shares[donor] / total - 1:
-                counts[donor] -= 1
-                counts[part] = 1
+
+    def excess(part: int) -> float:
+        return round(counts[part] - images * shares[part] / total, 9)
+
+    for part, share in enumerate(shares):
+        if share == 0 or counts[part]:
+            continue
+        donors = [other for other, count in enumerate(counts) if count > (0 if part == TRAIN else 1)]
+        donor = max(donors, key=excess, default=None)
+        if donor is not None and excess(donor) >= 0 - (part == TRAIN):
+            counts[donor] -= 1
+            counts[part] = 1
     return counts
 
 
@@ -124,10 +127,15 @@ def draw_some(labels: Indices, limit: int, seed: int, *, each_class: bool) -> In
 
     Returns:
         Sorted indices into `labels`.
+
+    Raises:
+        ValueError: `each_class` with fewer images than classes.
     """
     if len(labels) <= limit:
         return np.arange(len(labels))
     present, counts = np.unique(labels, return_counts=True)
+    if each_class and limit < len(present):
+        raise ValueError(f"{limit} images cannot hold {len(present)} classes")
     sizes = apportion(limit, counts.tolist())
     while each_class and 0 in sizes:
         sizes[sizes.index(max(sizes))] -= 1

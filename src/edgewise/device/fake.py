@@ -10,6 +10,7 @@ medians and true ratios are known exactly and no test waits or depends on the ma
 from __future__ import annotations
 
 import json
+import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgewise.device.base import Pixels, Scores
 from edgewise.errors import UntrustedError
@@ -29,7 +31,7 @@ class FakeClock:
         slowdown: how many times longer everything takes at a given time in ns; plants a drift.
     """
 
-    def __init__(self, slowdown: Callable[[int], float] = lambda now: 1.0) -> None:
+    def __init__(self, slowdown: Callable[[int], float] | None = None) -> None:
         self._now = 0
         self._slowdown = slowdown
 
@@ -39,7 +41,7 @@ class FakeClock:
 
     def advance(self, ns: float) -> None:
         """Let `ns` of undisturbed work pass."""
-        self._now += round(ns * self._slowdown(self._now))
+        self._now += round(ns * (self._slowdown(self._now) if self._slowdown else 1.0))
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,19 @@ class FakeSession:
         self._script = script
         self._clock = clock
         self._threads = threads
-        self._random = np.random.default_rng(script.seed)
+        self._random = random.Random(script.seed)
+        self._known: dict[bytes, NDArray[np.float32]] = {}
 
     def scores(self, batch: Pixels) -> Scores:
         """Logits (N, classes), the same for the same picture; the clock moves by one delay for each call."""
-        self._clock.advance(int(self._random.choice(self._script.delays_ns)))
-        rows = [
-            np.random.default_rng([self._script.seed, zlib.crc32(image.tobytes())]).standard_normal(
-                self._script.classes
-            )
-            for image in batch
-        ]
-        return np.asarray(rows, dtype=np.float32)
+        self._clock.advance(self._random.choice(self._script.delays_ns))
+        return np.stack([self._row(image.tobytes()) for image in batch])
+
+    def _row(self, pixels: bytes) -> NDArray[np.float32]:
+        if pixels not in self._known:
+            source = np.random.default_rng([self._script.seed, zlib.crc32(pixels)])
+            self._known[pixels] = source.standard_normal(self._script.classes, dtype=np.float32)
+        return self._known[pixels]
 
     def describe(self) -> dict[str, str]:
         """Runtime name, version and threads."""

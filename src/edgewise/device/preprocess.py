@@ -11,8 +11,9 @@ What is done, in this order:
 3. the EXIF orientation is applied;
 4. 16-bit and float gray is scaled to 8 bits, CMYK and the like are converted by Pillow, transparency is laid on white;
 5. the image is brought to RGB, or to gray (ITU-R 601: 0.299 R + 0.587 G + 0.114 B) when the model has one channel;
-6. it is fitted to height x width: ``squash`` (both sides scaled), ``crop`` (shorter side scaled, middle cut out) or
-   ``pad`` (longer side scaled, zero padding around it), with Pillow's area-aware filter.
+6. it is fitted to height x width: ``squash`` (both sides scaled), ``crop`` (the largest part of the wanted shape is
+   taken from the middle and scaled) or ``pad`` (longer side scaled, zero padding around it), with Pillow's area-aware
+   filter. No step makes more than ``MAX_PIXELS`` pixels, however long and thin the image is.
 
 Normalisation is not here: it is inside the exported graph.
 """
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # MPO too: Pillow's JPEG reader opens it
 MAX_PIXELS = 64 * 1000 * 1000
 FITS = ("squash", "crop", "pad")
 RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # Pillow's constants, which moved between its versions
@@ -56,27 +57,29 @@ def open_image(source: Any) -> Image.Image:
             if width * height > MAX_PIXELS:
                 raise BadImage("{} x {} pixels, more than the {} allowed".format(width, height, MAX_PIXELS))
             image.load()
-            return ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)
+            if image.format == "PNG" and upright.mode == "I":  # how older Pillow opens 16-bit gray
+                upright = _gray(np.asarray(upright) / 256.0)
+            return upright
     except BadImage:
         raise
     except Image.DecompressionBombError as problem:
-        raise BadImage(str(problem))
+        raise BadImage(str(problem)) from None
     except (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError, TypeError, KeyError) as problem:
         # Pillow's parsers raise any of these on damaged files.
-        raise BadImage(str(problem) or type(problem).__name__)
+        raise BadImage(str(problem) or type(problem).__name__) from None
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
     """Convert a decoded image to 8-bit RGB (channels=3) or gray (channels=1)."""
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        values = np.asarray(image).astype(np.float64)
-        if image.mode == "I":  # a 16-bit PNG opens as 32-bit integers in older Pillow
-            values = values / 256.0 if values.max(initial=0.0) > 255 else values
-        elif values.max(initial=0.0) <= 1.0:
-            values = values * 255.0
-        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+        image = _gray(np.asarray(image).astype(np.uint16) / 256.0)
+    elif image.mode == "I":  # 32-bit integers say nothing of their range: 16 bits, unless all fit into 8
+        values = np.asarray(image)
+        image = _gray(values / 256.0 if values.max(initial=0) > 255 else values)
+    elif image.mode == "F":  # 0..1 when nothing is larger, else 0..255; what is not a number is black
+        values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=np.inf, neginf=-np.inf)
+        image = _gray(values * 255.0 if values.max(initial=0.0) <= 1.0 else values)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -92,23 +95,30 @@ def fit_image(
     """Scale an RGB or gray image to height x width as ``fit`` says; see the top of this file."""
     resample = RESAMPLE[interpolation]
     have_width, have_height = image.size
+    if fit not in FITS:
+        raise ValueError("fit is one of {}, not {!r}".format(", ".join(FITS), fit))
     if (have_height, have_width) == (height, width):
         return image
     if fit == "squash":
+        if width * have_height > MAX_PIXELS:  # Pillow scales the width first, which would blow up a tall sliver
+            image = image.resize((have_width, height), resample)
         return image.resize((width, height), resample)
     if fit == "crop":
-        scale = max(width / have_width, height / have_height)
-    elif fit == "pad":
-        scale = min(width / have_width, height / have_height)
-    else:
-        raise ValueError("fit is one of {}, not {!r}".format(", ".join(FITS), fit))
-    new_width = max(1, int(round(have_width * scale)))
-    new_height = max(1, int(round(have_height * scale)))
-    image = image.resize((new_width, new_height), resample)
-    # A box that reaches outside the image is filled with zeros by Pillow.
-    left = (new_width - width) // 2
-    top = (new_height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+        left = max(0.0, (have_width - have_height * width / height) / 2)
+        top = max(0.0, (have_height - have_width * height / width) / 2)
+        return image.resize((width, height), resample, box=(left, top, have_width - left, have_height - top))
+    scale = min(width / have_width, height / have_height)
+    new_width = max(1, round(have_width * scale))
+    new_height = max(1, round(have_height * scale))
+    padded = Image.new(image.mode, (width, height))
+    corner = ((width - new_width) // 2, (height - new_height) // 2)
+    padded.paste(image.resize((new_width, new_height), resample), corner)
+    return padded
+
+
+def _gray(values: Any) -> Image.Image:
+    """An 8-bit gray image of an array; fractions are cut off, values outside 0..255 limited to it."""
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def prepare(

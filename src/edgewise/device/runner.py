@@ -49,7 +49,7 @@ def read_manifest(folder: str) -> Dict[str, Any]:
             raise ValueError("a file name leaves the folder")
     except (OSError, ValueError, KeyError, TypeError) as problem:
         why = "{}: {}".format(type(problem).__name__, problem)
-        raise Refused(6, "U02", "not an edgewise bundle", path, why, "copy the whole bundle folder again")
+        raise Refused(6, "U02", "not an edgewise bundle", path, why, "copy the whole bundle folder again") from None
     return dict(manifest)
 
 
@@ -83,7 +83,7 @@ def load_session(path: str, threads: int) -> Any:
         why = str(problem).splitlines()[0]
         raise Refused(
             6, "U04", "onnxruntime refuses this model file", path, why, "use a newer onnxruntime, or export again"
-        )
+        ) from None
 
 
 def classify(folder: str, images: List[str], top: int, threads: int) -> int:
@@ -136,8 +136,8 @@ def probe(folder: str, runs: int, threads: int, baseline: bool, started: float) 
     if not baseline:
         manifest, session = _open(folder, threads)
         facts["load_ms"] = (time.monotonic() - started) * 1e3
-        shape = [manifest["input"][key] for key in ("height", "width", "channels")]
-        pixels = np.random.RandomState(0).randint(0, 256, [1] + shape).astype(np.uint8)
+        height, width, channels = (manifest["input"][key] for key in ("height", "width", "channels"))
+        pixels = np.random.RandomState(0).randint(0, 256, (1, height, width, channels)).astype(np.uint8)
         name = session.get_inputs()[0].name
         taken = []
         for _ in range(max(1, runs)):
@@ -208,7 +208,14 @@ def _open(folder: str, threads: int) -> Any:
         raise Refused(4, "E33", "this runner runs onnx bundles only", folder, why, "use a bundle of format onnx")
     name = manifest["model_file"]
     check_files(folder, {name: manifest["files"][name]})
-    return manifest, load_session(os.path.join(folder, name), threads)
+    session = load_session(os.path.join(folder, name), threads)
+    says = [manifest["input"][key] for key in ("height", "width", "channels")] + [len(manifest["labels"])]
+    has = list(session.get_inputs()[0].shape[1:]) + list(session.get_outputs()[0].shape[1:])
+    pairs = zip(has, says)  # noqa: B905 - Python 3.6 knows no strict
+    if len(has) != 4 or any(isinstance(dim, int) and dim != said for dim, said in pairs):
+        why = "height, width, channels, classes are {} in the manifest and {} in the model".format(says, has)
+        raise Refused(6, "U02", "the manifest does not belong to the model", folder, why, "export the bundle again")
+    return manifest, session
 
 
 def _runtime() -> Any:
@@ -217,7 +224,7 @@ def _runtime() -> Any:
     except ImportError as problem:
         raise Refused(
             4, "E10", "onnxruntime cannot be imported", sys.executable, str(problem), "pip install onnxruntime"
-        )
+        ) from None
     return onnxruntime
 
 

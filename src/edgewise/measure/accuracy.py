@@ -17,7 +17,6 @@ number of images of a macro average over K classes, ``K^2 / sum(1 / n_k)``, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from edgewise.measure.intervals import RESAMPLES, percentile_bounds, wilson, wilson_bounds
 from edgewise.results import Difference, Estimate, Quality
 
-__all__ = ["difference", "quality", "wilson"]
+__all__ = ["confusion_matrix", "difference", "macro_f1", "quality", "wilson"]
 
 Indices = NDArray[np.int64]
 
@@ -45,9 +44,8 @@ def quality(predicted: Indices, labels: Indices, classes: Sequence[str], *, seed
     Raises:
         ValueError: no images, unequal lengths, or an index that is not a class.
     """
-    _check(labels, len(classes), predicted)
     count = len(classes)
-    confusion = np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
+    confusion = confusion_matrix(predicted, labels, count)
     correct, support, n = np.diagonal(confusion), confusion.sum(axis=1), len(labels)
     cells = np.argwhere(confusion)
     if int(correct.sum()) == n:
@@ -62,7 +60,7 @@ def quality(predicted: Indices, labels: Indices, classes: Sequence[str], *, seed
     return Quality(
         n=n,
         accuracy=wilson(int(correct.sum()), n),
-        macro_f1=Estimate(_macro_f1(labels, predicted, count), *bounds, n=n),
+        macro_f1=Estimate(macro_f1(confusion), *bounds, n=n),
         recall=recall,
         confusion=confusion.tolist(),
     )
@@ -90,18 +88,18 @@ def difference(
     Raises:
         ValueError: no images, unequal lengths, or an index that is not a class.
     """
-    _check(labels, len(classes), predicted, reference_predicted)
     count, n = len(classes), len(labels)
+    f1 = macro_f1(confusion_matrix(predicted, labels, count))
+    f1 -= macro_f1(confusion_matrix(reference_predicted, labels, count))
     triples, counts = np.unique(np.stack([labels, predicted, reference_predicted]), axis=1, return_counts=True)
     true, mine, other = triples
     gain = (mine == true).astype(np.int64) - (other == true)
     accuracy = float(gain @ counts) / n
-    macro_f1 = _macro_f1(labels, predicted, count) - _macro_f1(labels, reference_predicted, count)
     if not gain.any():
         spread = wilson_bounds(0.0, n)[1]
         macro_spread = wilson_bounds(0.0, _effective(np.bincount(labels)))[1]
         accuracy_bounds = (-spread, spread)
-        macro_bounds = (macro_f1 - macro_spread, macro_f1 + macro_spread)
+        macro_bounds = (f1 - macro_spread, f1 + macro_spread)
     else:
         of_mine, of_other = _MacroF1(true, mine, count), _MacroF1(true, other, count)
 
@@ -113,8 +111,31 @@ def difference(
     return Difference(
         reference=reference,
         accuracy=Estimate(accuracy, *accuracy_bounds, n=n),
-        macro_f1=Estimate(macro_f1, *macro_bounds, n=n),
+        macro_f1=Estimate(f1, *macro_bounds, n=n),
     )
+
+
+def confusion_matrix(predicted: Indices, labels: Indices, classes: int) -> NDArray[np.int64]:
+    """Counts (true class, called class): int64 (classes, classes).
+
+    Raises:
+        ValueError: no images, unequal lengths, or an index that is not a class.
+    """
+    if len(labels) == 0:
+        raise ValueError("quality needs at least one labelled image")
+    if labels.ndim != 1 or predicted.shape != labels.shape:
+        raise ValueError("labels and predictions are one-dimensional and of equal length")
+    if min(labels.min(), predicted.min()) < 0 or max(labels.max(), predicted.max()) >= classes:
+        raise ValueError(f"a class index lies outside 0..{classes - 1}")
+    flat = np.bincount(labels.astype(np.int64) * classes + predicted, minlength=classes * classes)
+    return flat.reshape(classes, classes)
+
+
+def macro_f1(confusion: NDArray[np.int64]) -> float:
+    """Mean F1 of the classes that occur in the labels, from counts (true class, called class)."""
+    support, called = confusion.sum(axis=1), confusion.sum(axis=0)
+    present = support > 0
+    return float(np.mean(2 * np.diagonal(confusion)[present] / (support + called)[present]))
 
 
 class _MacroF1:
@@ -167,25 +188,7 @@ def _resample(
     return np.concatenate(parts)
 
 
-def _macro_f1(labels: Indices, predicted: Indices, count: int) -> float:
-    support = np.bincount(labels, minlength=count)
-    called = np.bincount(predicted, minlength=count)
-    hits = np.bincount(labels[labels == predicted], minlength=count)
-    present = support > 0
-    return float(np.mean(2 * hits[present] / (support + called)[present]))
-
-
 def _effective(support: NDArray[np.int64]) -> float:
     """Images that a plain share would need for the variance of a macro average over classes of these sizes."""
     present = support[support > 0]
     return float(len(present) ** 2 / np.sum(1 / present))
-
-
-def _check(labels: Indices, count: int, *predictions: Indices) -> None:
-    arrays: tuple[Any, ...] = (labels, *predictions)
-    if len(labels) == 0:
-        raise ValueError("quality needs at least one labelled image")
-    if any(array.shape != (len(labels),) for array in arrays):
-        raise ValueError("labels and predictions are one-dimensional and of equal length")
-    if any(array.min() < 0 or array.max() >= count for array in arrays):
-        raise ValueError(f"a class index lies outside 0..{count - 1}")

@@ -25,6 +25,7 @@ from edgewise.device import RUNTIMES, Pixels, Runtime, Session
 from edgewise.device.preprocess import prepare, softmax
 from edgewise.measure import machine
 from edgewise.measure.intervals import P90_RUNS, P99_RUNS, median_estimate, ratio_estimate
+from edgewise.progress import Advance, Progress, Silent
 from edgewise.results import Clock, Estimate, Latency
 
 ROUNDS = 32
@@ -87,7 +88,7 @@ def measure(
     max_runs: int = 1000,
     runtimes: Mapping[str, Runtime] = RUNTIMES,
     clock: Callable[[], int] = time.perf_counter_ns,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     pictures: Sequence[Image.Image] | None = None,
     snapshot: Callable[[], machine.State] = machine.snapshot,
 ) -> dict[str, Latency]:
@@ -105,7 +106,7 @@ def measure(
         max_runs: most timed runs of each clock, at least `ROUNDS`.
         runtimes: format -> runtime.
         clock: monotonic, in ns.
-        progress: called with (rounds done, rounds).
+        progress: where to show the rounds.
         pictures: decoded pictures at their stored size for the e2e clock; default: `images`, which need no scaling.
         snapshot: reads the state of the machine.
 
@@ -132,7 +133,8 @@ def measure(
     for one in series:
         one.block = _block_runs(_warm_up(one, clock), seconds, min_runs, max_runs)
     before = snapshot()
-    _run_rounds(series, random, clock, progress)
+    with (progress or Silent()).task("time the files", ROUNDS) as advance:
+        _run_rounds(series, random, clock, advance)
     return _evaluate(series, reference, threads, machine.reasons(before, snapshot()), seed)
 
 
@@ -248,7 +250,7 @@ def _run_rounds(
     series: list[_Series],
     random: np.random.Generator,
     clock: Callable[[], int],
-    progress: Callable[[int, int], None] | None,
+    advance: Advance,
 ) -> None:
     order = list(range(len(series)))
     for turn in range(ROUNDS):
@@ -260,8 +262,7 @@ def _run_rounds(
             one = series[index]
             if not one.again:
                 one.e2e.append(_time_block(one.run_e2e, clock, turn * one.block, one.block, settle=SETTLE_RUNS))
-        if progress:
-            progress(turn + 1, ROUNDS)
+        advance()
 
 
 def _time_block(

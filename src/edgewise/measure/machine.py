@@ -135,8 +135,7 @@ def describe(root: Path = Path("/")) -> dict[str, Any]:
     """Flat facts about the machine, fit for JSON.
 
     `fingerprint` is 12 hexadecimal digits over the facts that must agree before two figures may stand in one ranking.
-    `relative_only` is true on a virtual machine, an emulator or a CI runner, where only ratios mean anything;
-    `relative_only_reason` says which.
+    `relative_only` is false, or the reason why only ratios mean anything: a virtual machine, an emulator, a CI runner.
     """
     cpuinfo = _read(root / "proc/cpuinfo")
     cpu = _fields(cpuinfo, ":")
@@ -162,13 +161,14 @@ def describe(root: Path = Path("/")) -> dict[str, Any]:
         "vm": "hypervisor" in flags,
     }
     stable = json.dumps(facts, sort_keys=True)
-    reason = _relative_reason(facts, cpu)
+    physical = facts["cores_physical"]
     return {
         **facts,
         "frequency_max_mhz": next((khz // 1000 for khz in _numbers([frequency / "cpuinfo_max_freq"])), None),
         "fingerprint": hashlib.sha256(stable.encode()).hexdigest()[:12],
-        "relative_only": bool(reason),
-        "relative_only_reason": reason,
+        "cores": f"{physical} cores" + (f", {logical} threads" if logical != physical else ""),
+        "ram": f"{int(ram[0]) * 1024 / 1e9:.0f} GB" if ram else None,
+        "relative_only": _relative_reason(facts, cpu) or False,
     }
 
 

@@ -72,7 +72,17 @@ def probe(bundle: Path, launches: int = 3, *, runs: int = 20, threads: int = 1) 
 
 
 def _launch(script: Path, bundle: Path, runs: int, threads: int) -> dict[str, Any]:
-    command = [sys.executable, script, "probe", "--bundle", bundle, "--runs", str(runs), "--threads", str(threads)]
+    command: list[str | Path] = [
+        sys.executable,
+        script,
+        "probe",
+        "--bundle",
+        bundle,
+        "--runs",
+        str(runs),
+        "--threads",
+        str(threads),
+    ]
     try:
         done = subprocess.run(
             [*command, "--started", repr(time.monotonic())],

@@ -1,0 +1,22 @@
+"""The models room: making classifiers by name, counting them, changing their structure, and keeping them on disk.
+
+Importing this room imports no torch; the first call that builds or opens a model does.
+"""
+
+from __future__ import annotations
+
+from edgewise.models.base import Edit, Model, create_model, default_input, list_models, rebuild
+from edgewise.models.libraries import ModelEntry
+from edgewise.models.weights import open_model, save_model
+
+__all__ = [
+    "Edit",
+    "Model",
+    "ModelEntry",
+    "create_model",
+    "default_input",
+    "list_models",
+    "open_model",
+    "rebuild",
+    "save_model",
+]

@@ -1,0 +1,289 @@
+"""The command line is thin: words in, one public call out; and every error ends with its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewise import cli
+from edgewise.recipe import Recipe
+from tests.report.builders import run_result
+
+ROOT = Path(__file__).parents[1]
+
+
+class Called(Exception):
+    """Carries what a command called."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.args_, self.kwargs = args, kwargs
+
+
+def raise_called(*args: Any, **kwargs: Any) -> Any:
+    raise Called(*args, **kwargs)
+
+
+def calls(monkeypatch: pytest.MonkeyPatch, target: str, words: list[str]) -> Called:
+    monkeypatch.setattr(target, raise_called)
+    with pytest.raises(Called) as caught:
+        cli.app(words, standalone_mode=False)
+    return caught.value
+
+
+def expected(source: str, **keys: Any) -> Recipe:
+    raw: dict[str, Any] = {"name": Path(source).stem, "data": {"source": source}}
+    return Recipe.model_validate(raw | keys)
+
+
+RUN = "edgewise.pipeline.run"
+TRAIN = "edgewise.pipeline.train_model"
+TABLE: list[tuple[str, list[str], Recipe, str, bool]] = [
+    (RUN, ["run", "--data", "faces"], expected("faces"), "runs/faces", False),
+    (RUN, ["run", "--data", "digits", "--out", "x", "--force"], expected("digits"), "x", True),
+    (
+        RUN,
+        ["run", "--data", "digits", "--model", "resnet18", "--epochs", "3", "--seed", "7"],
+        expected("digits", model="resnet18", train={"epochs": 3}, seed=7),
+        "runs/digits",
+        False,
+    ),
+    (
+        RUN,
+        [
+            "run",
+            "--data",
+            "d",
+            "--size",
+            "64",
+            "--int8",
+            "u8s8-rr",
+            "--plan",
+            "prune(0.7) > distill",
+            "--plan",
+            "distill",
+        ],
+        expected(
+            "d",
+            data={"source": "d", "size": 64},
+            export={"int8": "u8s8-rr"},
+            variants=[{"plan": "prune(0.7) > distill"}, {"plan": "distill"}],
+        ),
+        "runs/d",
+        False,
+    ),
+    (
+        RUN,
+        [
+            "run",
+            "--data",
+            "d",
+            "--set",
+            "train.lr=0.01",
+            "--set",
+            "goal.min=0.9",
+            "--set",
+            "data.split=[0.6, 0.2, 0.2]",
+        ],
+        expected("d", data={"source": "d", "split": [0.6, 0.2, 0.2]}, train={"lr": 0.01}, goal={"min": 0.9}),
+        "runs/d",
+        False,
+    ),
+    (TRAIN, ["train", "digits", "--epochs", "2"], expected("digits", train={"epochs": 2}), "runs/digits", False),
+]
+
+
+@pytest.mark.parametrize(("target", "words", "recipe", "out", "force"), TABLE)
+def test_words_become_one_call(
+    target: str,
+    words: list[str],
+    recipe: Recipe,
+    out: str,
+    force: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    called = calls(monkeypatch, target, words)
+    assert called.args_ == (recipe, Path(out))
+    assert called.kwargs["force"] is force
+
+
+def test_a_recipe_file_takes_flags_over_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("data: {source: digits}\ntrain: {epochs: 50, lr: 0.01}\n")
+    called = calls(monkeypatch, RUN, ["run", str(tmp_path / "r.yaml"), "--epochs", "2", "--out", "o"])
+    assert called.args_[0].train.epochs == 2
+    assert called.args_[0].train.lr == 0.01
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "args", "kwargs"),
+    [
+        ("edgewise.models.list_models", ["models", "mobile*"], ("mobile*",), {}),
+        (
+            "edgewise.models.cost.profile",
+            ["profile", "convnet(8,16)", "--classes", "4", "--size", "64", "--channels", "1"],
+            ("convnet(8,16)",),
+            {"classes": 4, "size": 64, "channels": 1},
+        ),
+        ("edgewise.results.read_result", ["compare", "a", "b"], (Path("a/results.json"),), {}),
+        ("edgewise.device.check.check_bundle", ["verify", "b"], (Path("b"),), {}),
+        ("edgewise.doctor.examine", ["doctor"], (), {}),
+        ("edgewise.recipe.example", ["recipe"], (), {}),
+    ],
+)
+def test_the_other_commands(
+    target: str, words: list[str], args: tuple[Any, ...], kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = calls(monkeypatch, target, words)
+    assert (called.args_, called.kwargs) == (args, kwargs)
+
+
+def test_runs_are_numbered_and_never_reused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/digits").mkdir(parents=True)
+    (tmp_path / "runs/digits-2").mkdir(parents=True)
+    assert calls(monkeypatch, RUN, ["run", "--data", "digits"]).args_[1] == Path("runs/digits-3")
+
+
+# ---- as a user sees it -----------------------------------------------------------------------------------------
+
+
+def edgewise(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
+    return subprocess.run(
+        [sys.executable, "-m", "edgewise", *words], capture_output=True, text=True, env=environment, check=False, **more
+    )
+
+
+def test_each_command_is_listed_and_documented() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = cli.app.registered_commands
+    names = [command.name or command.callback.__name__ for command in commands if command.callback]
+    assert len(names) >= 8
+    help_text = edgewise("--help").stdout
+    for name in names:
+        assert re.search(rf"^\s+{name}\s+\S", help_text, re.M)
+        assert f"edgewise {name}" in readme
+        assert edgewise(name, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("run", "--ephocs", "3"), 2, r"error\[C03\]: No such option: --ephocs"),
+        (("run",), 2, r"error\[C04\]: no data"),
+        (("runn",), 2, r"error\[C03\]: No such command 'runn'"),
+        (("run", "--data", "x", "--epochs", "many"), 2, r"error\[C03\]"),
+        (("run", "--data", "digits", "--set", "train.lr=-1"), 2, r"train\.lr = -1: Input should be greater than 0"),
+        (("run", "--data", "digits", "--set", "train.lr"), 2, r"error\[C05\]: not KEY=VALUE"),
+        (("run", "--data", "digits", "--plan", "prne(0.5)"), 2, r'unknown technique "prne"[\s\S]*did you mean "prune"'),
+        (("compare", "nowhere"), 6, r"cannot read results"),
+        (("verify", "nowhere"), 6, r"not an edgewise bundle"),
+    ],
+)
+def test_errors_are_one_message_with_a_fix_and_an_exit_code(
+    words: tuple[str, ...], code: int, told: str, tmp_path: Path
+) -> None:
+    done = edgewise(*words, cwd=tmp_path)
+    assert done.returncode == code
+    assert re.search(told, done.stderr)
+    assert "fix:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_can_be_json() -> None:
+    done = edgewise("verify", "nowhere", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"], told["error"]) == (6, 6, "U02")
+    assert done.stderr == ""
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in edgewise("verify", "nowhere", "--debug").stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("run", "--data", "nowhere/at/all"), 3, "nowhere"),
+        (("run", "--data", "https://example.org/images.zip"), 3, "download it first"),
+        (("train", "digits", "--model", "resnet81"), 2, "resnet18"),
+        (("profile", "convnet(0)"), 2, "convnet"),
+        (("train", "digits", "--set", "train.device=cuda"), 4, "CUDA was asked for"),
+    ],
+)
+def test_errors_found_later_are_told_the_same_way(words: tuple[str, ...], code: int, told: str, tmp_path: Path) -> None:
+    done = edgewise(*words, cwd=tmp_path)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code
+
+
+def test_compare_prints_rows_as_json(tmp_path: Path) -> None:
+    from edgewise.results import to_json
+
+    result = run_result()
+    (tmp_path / "results.json").write_text(to_json(result), encoding="utf-8")
+    done = edgewise("compare", str(tmp_path), "--json")
+    rows = json.loads(done.stdout)
+    assert [row["name"] for row in rows] == [row["name"] for row in rows if row["params_total"] > 0]
+    assert {"name", "accuracy", "macro_f1", "params_total", "macs", "file_bytes", "latency_p50_ms"} <= set(rows[0])
+    assert len(rows) == len(result.measurements)
+
+
+@pytest.mark.slow
+def test_profile_prints_the_published_counts() -> None:
+    rows = json.loads(
+        edgewise("profile", "convnet(32,64,128,dropout=0.2)", "convnet(8,16,32)", "--size", "128", "--json").stdout
+    )
+    assert [(row["params_total"], row["macs"], row["flops"]) for row in rows] == [
+        (93_954, 165_150_976, 330_301_952),
+        (6_210, 12_976_192, 25_952_384),
+    ]
+    assert all(row["params_total"] == row["params_nonzero"] + row["params_zero"] for row in rows)
+
+
+@pytest.mark.slow
+def test_doctor_knows_this_machine() -> None:
+    report = json.loads(edgewise("doctor", "--json").stdout)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert checks["torch"]["ok"]
+    assert checks["runtime for onnx"]["detail"] == report["versions"]["onnxruntime"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_true_status(
+    sent: signal.Signals, code: int, shapes: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ["train", str(shapes(20)), "--size", "32", "--epochs", "5000", "--set", "train.patience=0", "--out", "r"]
+    out = tmp_path / "r"
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgewise", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (out / "metrics.jsonl").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(sent)
+        _, words_said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "interrupted" in words_said
+    assert "Traceback" not in words_said
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    assert (out / "checkpoints/base/last.safetensors").exists()
