@@ -41,6 +41,7 @@ Set = Annotated[
 ModelName = Annotated[str | None, typer.Option(help='Base model, e.g. "convnet(32,64,128)"; see `edgewise models`.')]
 Size = Annotated[int | None, typer.Option(help="Side of the square the model sees, in pixels.")]
 Epochs = Annotated[int | None, typer.Option(help="Training epochs.")]
+Download = Annotated[bool, typer.Option("--download", help="Allow a built-in set to be fetched from the network.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything that draws.")]
 
 
@@ -62,6 +63,7 @@ def run(
     seed: Seed = None,
     out: Out = None,
     settings: Set = None,
+    download: Download = False,
     force: Force = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -75,6 +77,7 @@ def run(
         "variants": [{"plan": text} for text in plan] if plan else None,
         "export.int8": int8,
         "seed": seed,
+        "data.download": download or None,
     }
     chosen = _recipe(recipe, flags, settings)
     _check_names(chosen)
@@ -101,12 +104,20 @@ def train(
     seed: Seed = None,
     out: Out = None,
     settings: Set = None,
+    download: Download = False,
     force: Force = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train one model and measure it, without compressing or exporting."""
-    flags = {"data.source": data, "model": model, "data.size": size, "train.epochs": epochs, "seed": seed}
+    flags = {
+        "data.source": data,
+        "model": model,
+        "data.size": size,
+        "train.epochs": epochs,
+        "seed": seed,
+        "data.download": download or None,
+    }
     chosen = _recipe(None, flags, settings)
     folder = out or _free_folder(chosen.name)
 

@@ -104,7 +104,7 @@ def test_find_images_and_load_data_agree() -> None:
 def test_fashion_that_is_not_here_names_both_ways() -> None:
     with pytest.raises(UnavailableError, match="apt-get install dataset-fashion-mnist, or add --download") as caught:
         load("fashion-mnist")
-    assert caught.value.code == "E30"
+    assert caught.value.code == "E50"
 
 
 @pytest.mark.usefixtures("no_debian")

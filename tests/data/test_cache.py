@@ -244,7 +244,7 @@ def test_a_full_disk_stops_large_sets(root: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "pwrite", lambda handle, data, place: len(data) // 2)
     with pytest.raises(UnavailableError, match=r"No space left on device; up to 0 MB needed, \d+ MB free") as caught:
         load(root)
-    assert caught.value.code == "E31"
+    assert caught.value.code == "E51"
     assert "EDGEWISE_CACHE" in caught.value.fix
 
 

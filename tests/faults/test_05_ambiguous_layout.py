@@ -17,8 +17,8 @@ def ambiguous(root: Path, **options: object) -> ConfigError:
     assert (error.code, error.exit_code) == ("C30", 2)
     assert error.where["key"] == "data.layout"
     first, second = error.why.splitlines()
-    assert first.startswith("--layout classes: ")
-    assert second.startswith("--layout splits: ")
+    assert first.startswith("data.layout=classes: ")
+    assert second.startswith("data.layout=splits: ")
     return error
 
 
@@ -28,7 +28,7 @@ def test_train_beside_class_folders(tmp_path: Path) -> None:
     error = ambiguous(tmp_path)
     assert "2 class(es) with images: cat (5), dog (5)" in error.why
     assert "train/ is train with 2 classes, cat/ is left out, dog/ is left out" in error.why
-    assert "--layout classes or --layout splits" in error.fix
+    assert "--set data.layout=classes or --set data.layout=splits" in error.fix
     as_classes = load(tmp_path, layout="classes")
     assert all(name.startswith(("cat/", "dog/")) for name in all_names(as_classes))
     as_splits = load(tmp_path, layout="splits")

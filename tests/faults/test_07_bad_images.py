@@ -68,7 +68,7 @@ def test_above_the_allowed_share_it_stops(root: Path) -> None:
     error = caught.value
     assert (error.code, error.exit_code) == ("D07", 3)
     assert "cat/empty.jpg: 0 bytes" in error.why
-    assert "--max-bad 0.091 (data.max_bad: 0.091)" in error.fix
+    assert "--set data.max_bad=0.091" in error.fix
     assert load(root, max_bad=0.091).summary["bad_files"] == 8
 
 
@@ -99,7 +99,7 @@ def test_when_everything_is_bad_no_share_is_offered(tmp_path: Path) -> None:
         (tmp_path / label / "x.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="2 of 2 image files cannot be used") as caught:
         load(tmp_path, max_bad=1.0)
-    assert "--max-bad" not in caught.value.fix
+    assert "max_bad" not in caught.value.fix
 
 
 def test_a_class_whose_files_are_all_bad_is_dropped_and_named(tmp_path: Path) -> None:

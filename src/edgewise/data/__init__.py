@@ -54,6 +54,7 @@ class Split:
             characters and bytes that are no UTF-8 are written as escapes.
         sha256: (N,), of each source file.
         groups: (N,), of the manifest, "" where there is none.
+        paths: (N,), the source files; empty for built-in sets.
     """
 
     images: NDArray[np.uint8]
@@ -61,6 +62,7 @@ class Split:
     names: tuple[str, ...]
     sha256: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -113,7 +115,7 @@ def load_data(options: DataOptions, spec: InputSpec, *, seed: int = 0, progress:
     Raises:
         ConfigError: C30 a folder that can be read in two ways, C31 a limit below the number of classes.
         DataError: D01 to D16, the data cannot be used; see docs/errors.md.
-        UnavailableError: E30 a built-in set that is not installed, E31 no room for the decoded images.
+        UnavailableError: E50 a built-in set that is not installed, E51 no room for the decoded images.
     """
     found = _find(options)
     preprocessing = spec.preprocessing()
@@ -237,6 +239,7 @@ def _cut(listing: Listing, pixels: NDArray[np.uint8]) -> list[Split]:
                 names=tuple(item.name for item in items),
                 sha256=tuple(item.sha256 for item in items),
                 groups=tuple(item.group for item in items),
+                paths=tuple(item.path for item in items if item.path is not None),
             )
         )
         start += len(items)

@@ -56,7 +56,7 @@ def load_builtin(name: str, *, download: bool) -> BuiltIn:
     """Load a set named in `DEFAULTS`.
 
     Raises:
-        UnavailableError: E30, it is not on this computer, or the package that holds it is missing.
+        UnavailableError: E50, it is not on this computer, or the package that holds it is missing.
         DataError: D16, its files are damaged.
     """
     return _digits() if name == "digits" else _fashion(download)
@@ -107,7 +107,7 @@ def _digits() -> BuiltIn:
     except ImportError as problem:
         raise UnavailableError(
             "the digits come with scikit-learn, which is not installed",
-            code="E30",
+            code="E50",
             where={"data.source": "digits"},
             why=str(problem),
             fix='pip install "edgewise[host]"',
@@ -145,7 +145,7 @@ def _fashion_folder(download: bool) -> Path:
     if not download:
         raise UnavailableError(
             "Fashion-MNIST is not on this computer",
-            code="E30",
+            code="E50",
             where={"looked in": f"{FASHION_MNIST_DIR}\n{raw}"},
             why="nothing is fetched from the network unless asked for",
             fix="apt-get install dataset-fashion-mnist, or add --download (data.download: true)",
@@ -157,7 +157,7 @@ def _fashion_folder(download: bool) -> Path:
     except (ImportError, OSError, RuntimeError) as problem:
         raise UnavailableError(
             "Fashion-MNIST cannot be fetched",
-            code="E30",
+            code="E50",
             where={"folder": own},
             why=str(problem),
             fix='apt-get install dataset-fashion-mnist, or pip install "edgewise[host]" and try again with a network',

@@ -98,7 +98,7 @@ class Decoded:
             Read-only uint8 (len(order), height, width, channels), contiguous: an array, or a map of the cache entry.
 
         Raises:
-            UnavailableError: E31, the pixels do not fit into memory by the rules above and cannot be written either.
+            UnavailableError: E51, the pixels do not fit into memory by the rules above and cannot be written either.
         """
         if not self._keep:
             return self._from_memory(order)
@@ -144,7 +144,7 @@ def decode_images(
         progress: called from this thread.
 
     Raises:
-        UnavailableError: E31, the decoded images are too many for memory and the cache folder cannot take them.
+        UnavailableError: E51, the decoded images are too many for memory and the cache folder cannot take them.
     """
     shape = (preprocessing["height"], preprocessing["width"], preprocessing["channels"])
     place = _Place(contents, preprocessing)
@@ -419,7 +419,7 @@ def _no_room(problem: OSError, needed: int) -> UnavailableError:
     free = shutil.disk_usage(above).free
     return UnavailableError(
         "the decoded images cannot be written into the cache folder",
-        code="E31",
+        code="E51",
         where={"folder": folder},
         why=f"{problem.strerror or problem}; up to {2 * needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free",
         fix="free some space, name another folder in EDGEWISE_CACHE, or choose a smaller data.size",

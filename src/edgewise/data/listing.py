@@ -124,7 +124,7 @@ def _check_bad(bad: Sequence[BadFile], total: int, options: DataOptions, place: 
         fix = "these files are not images that can be used; give another folder"
     else:
         allow = math.ceil(share * 1000) / 1000
-        fix = f"repair or remove these files, or leave them out with --max-bad {allow:g} (data.max_bad: {allow:g})"
+        fix = f"repair or remove these files, or leave them out with --set data.max_bad={allow:g}"
     raise DataError(
         f"{len(bad)} of {total} image files cannot be used ({share:.1%}, allowed are {options.max_bad:.1%})",
         code="D07",
@@ -162,8 +162,8 @@ def _classes(items: Sequence[Item], options: DataOptions, place: str) -> tuple[s
             f"a class has fewer than {options.min_per_class} images",
             code="D10",
             where={"folder": place, "class": listed(few)},
-            why=f"--min-per-class {options.min_per_class} (data.min_per_class) asks for more",
-            fix="add images, leave the class out, or lower --min-per-class",
+            why=f"data.min_per_class = {options.min_per_class} asks for more",
+            fix="add images, leave the class out, or lower data.min_per_class",
         )
     return tuple(sorted(train))
 
@@ -311,7 +311,7 @@ def _check_limit(limit: int, classes: Sequence[str]) -> None:
             code="C31",
             where={"key": f"data.limit_train = {limit}"},
             why=f"there are {len(classes)} classes, and each needs a training image",
-            fix=f"use at least --limit-train {len(classes)}",
+            fix=f"use at least --set data.limit_train={len(classes)}",
         )
 
 

@@ -168,15 +168,15 @@ def _ambiguous(tree: Folder, named: list[Folder], twice: list[str]) -> ConfigErr
     if twice:
         both = [f"{shown(folder.name)}/" for folder in named if _part(folder) in twice]
         as_splits = f"not possible: {' and '.join(both)} are both {' and '.join(twice)}"
-        fix = "merge or rename these folders, or choose the reading with --layout classes (data.layout: classes)"
+        fix = "merge or rename these folders, or choose the reading with --set data.layout=classes"
     else:
         as_splits = _as_splits(tree, named)
-        fix = "choose one: --layout classes or --layout splits (data.layout in the recipe), or move the folder away"
+        fix = "choose one: --set data.layout=classes or --set data.layout=splits, or move the folder away"
     return ConfigError(
         "this folder can be read in two ways",
         code="C30",
         where={"folder": shown(tree.path), "key": "data.layout"},
-        why=f"--layout classes: {as_classes}\n--layout splits: {as_splits}",
+        why=f"data.layout=classes: {as_classes}\ndata.layout=splits: {as_splits}",
         fix=fix,
     )
 

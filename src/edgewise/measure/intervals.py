@@ -47,9 +47,9 @@ def wilson_bounds(share: float, n: float) -> tuple[float, float]:
     return (0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half)
 
 
-def percentile_bounds(resampled: NDArray[np.float64]) -> tuple[float, float]:
+def percentile_bounds(resampled: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
     """The middle 95 % of bootstrap values."""
-    low, high = np.percentile(resampled, [2.5, 97.5])
+    low, high = np.percentile(resampled, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
 
 
@@ -86,6 +86,7 @@ def ratio_estimate(
     reference: NDArray[np.float64],
     random: np.random.Generator,
     *,
+    level: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> Estimate:
     """The paired block ratio ``blocks / reference`` with its bootstrap-t interval over ABBA pairs.
@@ -99,6 +100,7 @@ def ratio_estimate(
         blocks: float64 (rounds, runs of a block), above 0; an even number of rounds, at least 4.
         reference: float64 (the same rounds, runs of a block).
         random: source of the resamples.
+        level: of the interval.
         resamples: number of resamples.
 
     Returns:
@@ -115,7 +117,7 @@ def ratio_estimate(
     drawn = pairs[random.integers(len(pairs), size=(resamples, len(pairs)))]
     errors = _standard_error(drawn)
     drawn, errors = drawn[errors > 0], errors[errors > 0]
-    low, high = percentile_bounds((drawn.mean(axis=1) - mean) / errors)
+    low, high = percentile_bounds((drawn.mean(axis=1) - mean) / errors, level)
     return Estimate(math.exp(mean), math.exp(mean - high * error), math.exp(mean - low * error), rounds)
 
 

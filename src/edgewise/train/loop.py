@@ -86,7 +86,7 @@ def fit(
     """
     epochs = options.epochs if epochs is None else epochs
     device = pick_device(options.device)
-    module = copy.deepcopy(model.module).to(device, memory_format=torch.channels_last)
+    module = copy.deepcopy(model.module).to(device).to(memory_format=torch.channels_last)
     pixels = Pixels(model.input, device)
     batches = math.ceil(len(dataset.train) / options.batch_size)
     schedule = Schedule(options.lr if lr is None else lr, epochs * batches, round(options.warmup_epochs * batches))
@@ -203,7 +203,7 @@ def _step(
             fix="lower train.lr (a tenth is a good next try)",
         )
     optimizer.zero_grad(set_to_none=True)
-    value.backward()
+    torch.autograd.backward(value)
     optimizer.step()
     return value.item()
 
@@ -258,7 +258,7 @@ def _faster_threads(module: torch.nn.Module, pixels: Pixels, split: Split, size:
         with _threads(threads):
             for warm in (True, False):
                 started = time.perf_counter()
-                trial(batch).sum().backward()
+                torch.autograd.backward(trial(batch).sum())
                 if not warm:
                     taken[threads] = min(taken.get(threads, math.inf), time.perf_counter() - started)
     return min(taken, key=lambda threads: taken[threads])

@@ -1,0 +1,283 @@
+"""The board-side runner: one file of Python 3.6, the same pixels, the promised exit codes."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from tiny import LABELS, SIZE, make_bundle
+
+from edgewise.bundle import InputSpec, verify_bundle
+from edgewise.device import runner
+from edgewise.device.preprocess import load_pixels, softmax
+from edgewise.device.standalone import runner_source
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    random = np.random.default_rng(3)
+    Image.fromarray(random.integers((0, 90, 0), (90, 256, 120), (31, 45, 3), dtype=np.uint8)).save(tmp_path / "p.png")
+    return tmp_path / "p.png"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def vermin(path: Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("vermin"), "-t=3.6-", "--violations", path]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def shipped(bundle: Path) -> ModuleType:
+    """The runner inside a bundle, imported under a name of its own."""
+    spec = importlib.util.spec_from_file_location("shipped_runner", bundle / "runner.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- The file itself --------------------------------------------------------------------------------------------
+
+
+def test_it_is_python_36_and_needs_nothing_of_edgewise(tmp_path: Path) -> None:
+    path = tmp_path / "runner.py"
+    path.write_text(runner_source())
+    told = vermin(path)
+    assert told.returncode == 0, told.stdout
+    ast.parse(path.read_text(), feature_version=(3, 6))
+    assert "import edgewise" not in path.read_text()
+    assert "from edgewise" not in path.read_text()
+
+
+def test_vermin_would_find_newer_syntax(tmp_path: Path) -> None:
+    (tmp_path / "new.py").write_text(runner_source() + "\nif (n := 3):\n    pass\n")
+    assert vermin(tmp_path / "new.py").returncode != 0
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_shipped_pixels_are_ours_bit_for_bit(bundle: Path, picture: Path, fit: str, channels: int) -> None:
+    theirs = shipped(bundle).load_pixels(str(picture), 19, 23, channels, fit, "bicubic")
+    np.testing.assert_array_equal(theirs, load_pixels(picture, 19, 23, channels, fit, "bicubic"))
+
+
+def test_a_second_import_of_the_preprocessing_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgewise.device import standalone
+
+    monkeypatch.setattr(standalone, "_MARK", "import ")
+    with pytest.raises(RuntimeError, match="instead of one"):
+        runner_source()
+
+
+# --- classify ---------------------------------------------------------------------------------------------------
+
+
+def test_classify_agrees_with_the_runtime_on_our_pixels(bundle: Path, picture: Path) -> None:
+    done = run(bundle / "runner.py", "classify", picture, "--top", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = lines(done.stdout)
+    session = onnxruntime.InferenceSession(bundle / "model.onnx")
+    expected = softmax(session.run(None, {"image": load_pixels(picture, SIZE, SIZE, 3)[None]})[0])[0]
+    best = np.argsort(-expected)
+    assert line["file"] == str(picture)
+    assert line["label"] == LABELS[best[0]] == "green"
+    assert line["confidence"] == pytest.approx(expected[best[0]], abs=1e-6)
+    assert [one["label"] for one in line["top"]] == [LABELS[index] for index in best[:2]]
+    assert line["ms"] > 0
+
+
+def test_bad_pictures_are_named_and_the_others_still_answered(
+    bundle: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.jpg"
+    page.write_text("<html>")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    files = [str(path) for path in (page, picture, tmp_path / "pipe.jpg")]
+    assert runner.main(["classify", "--bundle", str(bundle), *files]) == 3
+    bad, good, pipe = lines(capsys.readouterr().out)
+    assert bad["file"] == files[0]
+    assert "cannot identify" in bad["error"]
+    assert good["label"] == "green"
+    assert pipe == {"file": files[2], "error": "not a regular file"}
+
+
+def test_strange_names_come_back_as_they_were(
+    bundle: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = tmp_path / "-a b\n;$(x) \N{SNOWMAN} \udcff.png"
+    strange.write_bytes(picture.read_bytes())
+    assert runner.main(["classify", "--bundle", str(bundle), str(strange)]) == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert line["file"] == str(strange)
+
+
+# --- Refusals ---------------------------------------------------------------------------------------------------
+
+
+def test_verify_agrees_with_the_library(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verify_bundle(bundle)
+    assert run(bundle / "runner.py", "verify").returncode == 0
+    assert runner.main(["verify", "--bundle", str(bundle)]) == 0
+    assert lines(capsys.readouterr().out) == [{"bundle": "tiny", "files": 3, "unchanged": True}]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "labels.txt", "runner.py"])
+@pytest.mark.parametrize("how", ["changed", "missing", "link"])
+def test_verify_names_what_was_changed(bundle: Path, name: str, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = bundle / name
+    content = path.read_bytes()
+    path.unlink()
+    if how == "changed":
+        path.write_bytes(content[:-1] + b"!")
+    elif how == "link":
+        (bundle.parent / "elsewhere").write_bytes(content)
+        path.symlink_to(bundle.parent / "elsewhere")
+    assert runner.main(["verify", "--bundle", str(bundle)]) == 6
+    told = capsys.readouterr().err
+    assert told.startswith("error[U03]: the bundle is not as it was written")
+    assert name in told
+
+
+def test_verify_finds_added_files(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (bundle / "numpy.py").write_text("raise SystemExit")
+    assert runner.main(["verify", "--bundle", str(bundle)]) == 6
+    assert "not in the manifest: numpy.py" in capsys.readouterr().err
+
+
+def test_a_changed_model_is_not_run(bundle: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (bundle / "model.onnx").open("ab") as stream:
+        stream.write(b"\0")
+    assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 6
+    assert "model.onnx: changed" in capsys.readouterr().err
+
+
+def edit(bundle: Path, **changes: object) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"format_version": 2}, "format version 2; this runner reads 1"),
+        ({"files": {}}, "no sha256 for the model file"),
+        ({"files": {"model.onnx": "0", "../x": "0"}}, "a file name leaves the folder"),
+        ({"files": None}, "TypeError"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(
+    bundle: Path, changes: dict[str, object], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(bundle, **changes)
+    assert runner.main(["verify", "--bundle", str(bundle)]) == 6
+    told = capsys.readouterr().err
+    assert told.startswith("error[U02]: not an edgewise bundle")
+    assert why in told
+
+
+def test_no_bundle_another_format_and_a_broken_model(
+    bundle: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runner.main(["verify", "--bundle", str(tmp_path)]) == 6
+    assert "error[U02]" in capsys.readouterr().err
+    edit(bundle, format="ncnn")
+    assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 4
+    assert "error[E33]: this runner runs onnx bundles only" in capsys.readouterr().err
+    (bundle / "model.onnx").write_bytes(b"junk")
+    edit(bundle, format="onnx", files={"model.onnx": hashlib.sha256(b"junk").hexdigest()})
+    assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 6
+    assert "error[U04]: onnxruntime refuses this model file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"input": InputSpec(SIZE, SIZE, 1, mean=(0.5,), std=(0.5,))}, "[8, 8, 1, 3]"),
+        ({"input": InputSpec(16, SIZE)}, "[16, 8, 3, 3]"),
+        ({"labels": ["red", "green"]}, "[8, 8, 3, 2]"),
+    ],
+)
+def test_a_manifest_of_another_model_is_refused(
+    tmp_path: Path, picture: Path, changes: dict[str, object], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_bundle(tmp_path, **changes)
+    assert runner.main(["classify", "--bundle", str(other), str(picture)]) == 6
+    told = capsys.readouterr().err
+    assert told.startswith("error[U02]: the manifest does not belong to the model")
+    assert f"{shown} in the manifest and [8, 8, 3, 3] in the model" in told
+
+
+def test_what_is_missing_on_the_board_is_named(
+    bundle: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(runner.PIL, "__version__", "5.1.0")
+        assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 4
+    assert "error[E32]: Pillow is too old\n  where: 5.1.0" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 4
+    assert "error[E10]: onnxruntime cannot be imported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["classify"], ["train"], ["verify", "--runs", "3"]])
+def test_wrong_usage_exits_with_two(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        runner.main(arguments)
+
+
+# --- probe ------------------------------------------------------------------------------------------------------
+
+
+def test_probe_reports_a_cold_start(bundle: Path) -> None:
+    (full,) = lines(run(bundle / "runner.py", "probe", "--runs", 5).stdout)
+    (bare,) = lines(run(bundle / "runner.py", "probe", "--baseline").stdout)
+    assert full["runs"] == 5
+    assert full["load_ms"] > 0
+    assert full["first_ms"] > 0
+    assert full["median_ms"] > 0
+    assert full["versions"]["onnxruntime"] == onnxruntime.__version__
+    assert set(bare) == {"baseline_rss_bytes", "versions"}
+    assert bare["baseline_rss_bytes"] == pytest.approx(full["baseline_rss_bytes"], rel=0.1)
+    assert full["peak_rss_bytes"] >= full["baseline_rss_bytes"] > 10e6
+
+
+def test_load_is_counted_from_the_given_launch(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.main(["probe", "--bundle", str(bundle), "--runs", "1", "--started", "0"]) == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert line["first_ms"] == line["median_ms"]
+    (bundle / "manifest.json").unlink()
+    assert runner.main(["probe", "--bundle", str(bundle)]) == 6
+
+
+def test_peak_rss_without_proc_comes_from_getrusage(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    def absent(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", absent)
+    assert runner.peak_rss() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
