@@ -174,7 +174,7 @@ def pick_device(wish: str) -> torch.device:
     if not torch.cuda.is_available():
         raise UnavailableError(
             "CUDA was asked for and is not available",
-            code="E20",
+            code="E21",
             where={"key": "train.device"},
             why=f"torch {torch.__version__} finds no working GPU",
             fix="leave --device at auto, or install a driver that fits this torch",
