@@ -146,7 +146,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check a bundle's manifest (not the hashes; see `verify_bundle`).
 
     Raises:
-        UntrustedError: missing, not JSON, another format version, unknown contents, or names that leave the folder.
+        UntrustedError: missing, not JSON, another format version, keys missing, or names that leave the folder.
     """
     path = folder / MANIFEST
     try:

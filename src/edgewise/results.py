@@ -218,7 +218,7 @@ def read_result(path: Path) -> RunResult:
     """Read a `results.json`.
 
     Raises:
-        UntrustedError: the file is not JSON, has unknown or missing keys, or another layout version.
+        UntrustedError: the file is not JSON, lacks keys, has values of another type, or another layout version.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
