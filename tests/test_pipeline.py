@@ -249,7 +249,7 @@ def row(name: str, f1: float, ms: float, macs: int, size: int, **more: Any) -> M
     ratio = more.pop("ratio", 0.5)
     timed = Latency(
         "quick", 1, *[Clock(100, Estimate(ms, ms, ms, 100), ms, None, ms, 0.0, ms)] * 2,
-        ratio=Estimate(ratio, ratio - 0.02, ratio + 0.02, 10), valid=more.pop("valid", True),
+        ratio=Estimate(ratio, ratio - 0.02, ratio + 0.02, 10), comparable=more.pop("comparable", True), valid=False,
     )  # fmt: skip
     parity = Parity(500, 0.0, 1.0, None, more.pop("passed", True))
     role = more.pop("role", "variant")
@@ -270,23 +270,29 @@ def chosen(*rows: Measurement, **goal: Any) -> tuple[str | None, list[str]]:
 
 
 def test_the_fastest_that_keeps_the_quality_is_chosen() -> None:
-    fast, faster_but_worse = row("fast", 0.94, 1.0, 500, 500), row("worse", 0.90, 0.5, 200, 200)
+    fast, faster_but_worse = row("fast", 0.94, 1.0, 500, 500), row("worse", 0.90, 0.5, 200, 200, ratio=0.2)
     assert chosen(fast, faster_but_worse) == ("fast", [])
     assert chosen(fast, faster_but_worse, max_drop=0.1)[0] == "worse"
     assert chosen(fast, prefer="size")[0] == "fast"
     assert chosen(fast, max_drop=None, min=0.99)[0] is None
 
 
+def test_the_paired_ratio_ranks_not_the_milliseconds() -> None:
+    """Drift during the session can make the milliseconds say the opposite."""
+    early, late = row("early", 0.95, 1.0, 500, 500, ratio=0.6), row("late", 0.95, 1.2, 500, 500, ratio=0.5)
+    assert chosen(early, late) == ("late", [])
+
+
 def test_controls_failed_parity_and_slower_files_are_never_chosen() -> None:
-    control = row("control", 0.95, 0.1, 10, 10, role="control")
-    failed = row("failed", 0.95, 0.1, 10, 10, passed=False)
+    control = row("control", 0.95, 0.1, 10, 10, role="control", ratio=0.1)
+    failed = row("failed", 0.95, 0.1, 10, 10, passed=False, ratio=0.1)
     slower = row("slower", 0.95, 2.4, 500, 500, ratio=1.2)
     assert chosen(control, failed, slower) == ("base", [])
     assert chosen(dataclasses.replace(slower), prefer="size")[0] == "slower"
 
 
-def test_disturbed_timings_rank_nothing() -> None:
-    fast = row("fast", 0.95, 0.5, 900, 900, valid=False)
+def test_timings_that_failed_the_a_a_check_rank_nothing() -> None:
+    fast = row("fast", 0.95, 0.5, 900, 900, comparable=False)
     lean = row("lean", 0.95, 1.0, 500, 500)
     name, warnings = chosen(fast, lean)
     assert name == "lean"

@@ -354,9 +354,10 @@ def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) 
 def choose(measurements: Sequence[Measurement], recipe: Recipe, warnings: list[str]) -> str | None:
     """The name of the cheapest file that meets the goal on validation images, None when none does.
 
-    Controls are never chosen, nor files that failed parity, nor int8 files whose drop was too large; where latency is
-    preferred, nor files that were measured slower than the base. Cells whose timing was disturbed rank nothing: when a
-    contender is such, multiply-adds and file size decide, and `warnings` says so.
+    Controls are never chosen, nor files that failed parity, nor int8 files whose drop was too large. Latencies are
+    ranked by their paired ratio to the base, which holds even where drift made the milliseconds invalid; where the
+    reference against itself failed the A/A check, nothing was learnt about time: multiply-adds and file size decide,
+    and `warnings` says so.
     """
     goal = recipe.goal
     base = next(row for row in measurements if row.role == "base")
@@ -371,16 +372,17 @@ def choose(measurements: Sequence[Measurement], recipe: Recipe, warnings: list[s
     if goal.prefer == "size":
         return min(fits, key=lambda row: row.cost.file_bytes).name
     if goal.prefer == "latency":
-        fits = [row for row in fits if not _slower(row)] or fits
-        if all(row.latency and row.latency.valid for row in fits):
-            return min(fits, key=lambda row: row.latency.model.p50_ms.value if row.latency else 0.0).name
+        if all(row.latency and row.latency.comparable for row in fits):
+            return min(fits, key=_time_to_base).name
         warnings.append("timing was disturbed: the choice was made by multiply-adds and file size, not by latency")
     return min(fits, key=lambda row: (row.cost.macs, row.cost.file_bytes)).name
 
 
-def _slower(row: Measurement) -> bool:
-    """Whether the paired ratio to the base says so with its whole interval."""
-    return row.latency is not None and row.latency.ratio is not None and row.latency.ratio.low > 1
+def _time_to_base(row: Measurement) -> float:
+    """The paired ratio; 1 for the base itself, whose record holds the A/A ratio."""
+    if row.role == "base" or row.latency is None or row.latency.ratio is None:
+        return 1.0
+    return row.latency.ratio.value
 
 
 def _load(recipe: Recipe, spec: InputSpec, progress: Progress) -> Dataset:

@@ -91,6 +91,8 @@ class Latency:
 
     `ratio` compares the `model` clock with `reference` by paired interleaved blocks; below 1 is faster.
     `aa_spread` is the half-width of the same ratio for the reference against itself in this session.
+    `valid` is False when the machine was disturbed or drifted: then the milliseconds stand for nothing, but the paired
+    ratios still compare, as long as `comparable` says that the reference against itself came out as 1.
     """
 
     protocol: str
@@ -102,6 +104,7 @@ class Latency:
     reference: str | None = None
     ratio: Estimate | None = None
     aa_spread: float | None = None
+    comparable: bool = True
     valid: bool = True
     invalid_reasons: list[str] = field(default_factory=list)
 

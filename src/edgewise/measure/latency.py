@@ -289,13 +289,15 @@ def _evaluate(
     model = {(one.name, one.again): np.asarray(one.model) / 1e6 for one in series}
     spread: float | None = None
     check: Estimate | None = None
+    comparable = True
     if reference is not None:
         check = ratio_estimate(model[reference, True], model[reference, False], np.random.default_rng([seed, 1]))
         spread = (check.high - check.low) / 2
         # One session has one such check, so its interval is wider: at 95 % one sound session in twenty would fail.
         twins = model[reference, True], model[reference, False]
         wide = ratio_estimate(*twins, np.random.default_rng([seed, 1]), level=AA_LEVEL)
-        if not wide.low <= 1 <= wide.high:
+        comparable = wide.low <= 1 <= wide.high
+        if not comparable:
             disturbed = [*disturbed, f"A/A check: the reference against itself is {_interval(wide)}, which excludes 1"]
     found = {}
     for one in series:
@@ -315,6 +317,7 @@ def _evaluate(
             reference=reference,
             ratio=ratio,
             aa_spread=spread,
+            comparable=comparable,
             valid=not reasons,
             invalid_reasons=reasons,
         )
