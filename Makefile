@@ -4,6 +4,8 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+# A test file stays on one worker, and each worker on one thread: two workers then use two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
 
 .PHONY: demo test check lint fast-tests bench clean
 
@@ -12,7 +14,7 @@ demo: $(VENV)/host
 
 test: $(VENV)/dev lint
 	sh scripts/debian.sh
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 check: $(VENV)/dev lint fast-tests
 
@@ -23,7 +25,7 @@ lint: $(VENV)/dev
 	$(BIN)/lint-imports
 
 fast-tests: $(VENV)/dev
-	$(BIN)/pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.errors import ConfigError
-from edgewise.recipe import Call, Recipe, dump_recipe, example, format_plan, load_recipe, parse_call, parse_plan
+from edgewise.plan import Call, format_plan, parse_call, parse_plan
+from edgewise.recipe import Recipe, dump_recipe, example, load_recipe
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,8}(\.[a-z][a-z0-9_]{0,5})?", fullmatch=True).filter(
     lambda name: (

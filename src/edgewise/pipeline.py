@@ -26,8 +26,9 @@ from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality
 from edgewise.models import Model, create_model, default_input, rebuild, save_model
 from edgewise.models.cost import cost
+from edgewise.plan import parse_call
 from edgewise.progress import Progress, Silent
-from edgewise.recipe import Goal, Recipe, Variant, dump_recipe, parse_call
+from edgewise.recipe import Goal, Recipe, Variant, dump_recipe
 from edgewise.report import write_csv, write_html
 from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, Quality, RunResult, to_json
 from edgewise.train import fit, logits

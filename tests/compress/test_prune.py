@@ -204,18 +204,20 @@ def test_removing_dead_channels_changes_no_output() -> None:
 
 NETS = [
     "truncate(resnet18, layer2)",
-    "mobilenetv2_050",
     "mobilenetv3_small_050",
+    "truncate(shufflenet_v2_x0_5, stage3)",
+]
+SLOW_NETS = [
+    "mobilenetv2_050",
     "mobilenetv4_conv_small",
     "torchvision/mobilenet_v3_small",
     "shufflenet_v2_x0_5",
     "squeezenet1_0",
     "regnety_002",
-    "truncate(shufflenet_v2_x0_5, stage3)",
 ]
 
 
-@pytest.mark.parametrize("architecture", NETS)
+@pytest.mark.parametrize("architecture", [*NETS, *(pytest.param(net, marks=pytest.mark.slow) for net in SLOW_NETS)])
 def test_library_nets_compute_what_they_did_without_the_removed_channels(architecture: str) -> None:
     """Oracle: in the full net, every weight that is not in the pruned net is set to 0. All weights of a layer differ
     from one another, so that which those are is found from the values alone."""

@@ -65,7 +65,7 @@ def block(name: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- table: {name} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", ["systems", pytest.param("stitching", marks=pytest.mark.slow)])
 def test_the_tables_in_the_docs_are_what_the_code_counts(name: str) -> None:
     found = block(name).search(DOCS.read_text(encoding="utf-8"))
     assert found is not None

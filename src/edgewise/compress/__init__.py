@@ -13,7 +13,8 @@ from edgewise.compress.base import Context, Technique
 from edgewise.compress.distill import DistillOptions, distill
 from edgewise.compress.prune import PruneOptions, prune
 from edgewise.errors import ConfigError, nearest
-from edgewise.recipe import Call, Strict, build, parse_plan
+from edgewise.plan import Call, parse_plan
+from edgewise.recipe import Strict, build
 
 if TYPE_CHECKING:
     from edgewise.models import Model

@@ -24,7 +24,7 @@ from edgewise.bundle import InputSpec
 from edgewise.errors import ConfigError
 from edgewise.models import libraries
 from edgewise.models.libraries import ModelEntry
-from edgewise.recipe import Call, parse_call
+from edgewise.plan import Call, parse_call
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgewise.bundle import InputSpec
 from edgewise.errors import ConfigError, nearest
-from edgewise.recipe import Call
+from edgewise.plan import Call
 
 MAX_BLOCKS = 16
 MAX_WIDTH = 4096
