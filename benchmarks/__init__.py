@@ -1,0 +1,1 @@
+"""Benchmarks: what docs/results.md reports, runnable with ``make bench``."""
