@@ -287,7 +287,7 @@ def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]
                 job.candidates += outcome.candidates
                 job.failures += outcome.failures
                 exported += [(one, file) for file in outcome.exported]
-            advance(1, one.name)
+            advance(1, f"{len(exported)} files")
     shutil.rmtree(scratch, ignore_errors=True)
     if not any(one.role == "base" and file.manifest.precision == "fp32" for one, file in exported):
         raise ExportError(
@@ -316,11 +316,11 @@ def measure_all(job: Job, exported: Sequence[tuple[Built, Exported]]) -> list[Me
         seed=recipe.seed,
         progress=job.progress,
     )
-    with job.progress.task("fresh processes", len(exported)) as advance:
+    with job.progress.task("cold starts", len(exported)) as advance:
         measurements = []
         for one, file in exported:
             measurements.append(_measurement(job, one, file, reference, timed[file.name]))
-            advance()
+            advance(1, f"{len(measurements)} files")
     return measurements
 
 

@@ -15,21 +15,11 @@ import pytest
 
 from edgewise.errors import UnavailableError, UntrustedError
 from edgewise.report import write_html
-from edgewise.report.html import goal_words, headline
-from edgewise.results import Estimate, RunResult
+from edgewise.report.outcome import goal_words, headline, tiles_of
+from edgewise.report.rows import rows_of
+from edgewise.results import Estimate
 from tests.report.browser import Visit, find_chromium, visit
-from tests.report.builders import HOSTILE, history, run_result
-
-
-def changed(result: RunResult, name: str, **latency: Any) -> RunResult:
-    """The run with the latency of one measurement changed."""
-    measurements = [
-        dataclasses.replace(one, latency=dataclasses.replace(one.latency, **latency)) if one.name == name else one
-        for one in result.measurements
-        if one.latency is not None
-    ]
-    return dataclasses.replace(result, measurements=measurements)
-
+from tests.report.builders import HOSTILE, changed, history, run_result
 
 # ---- Words -----------------------------------------------------------------------------------------------------
 
@@ -85,7 +75,8 @@ def test_headline_without_measurements() -> None:
         ({"ratio": Estimate(1.4, 1.3, 1.5, 40)}, "at 1.40x the latency, slower than base,"),
         ({"ratio": None}, "with a latency that was not compared with the base,"),
         ({"aa_spread": None}, "with a latency that was not compared with the base,"),
-        ({"valid": False, "invalid_reasons": ["hot"]}, "with no valid latency"),
+        ({"valid": False, "invalid_reasons": ["hot"]}, "at 0.141x the latency"),
+        ({"comparable": False}, "with a latency that does not compare (the A/A check did not hold),"),
     ],
 )
 def test_headline_claims_no_more_than_was_measured(latency: dict[str, Any], words: str) -> None:
@@ -109,6 +100,25 @@ def test_headline_claims_no_more_than_was_measured(latency: dict[str, Any], word
 )
 def test_goal_in_words(goal: dict[str, Any], words: str) -> None:
     assert goal_words(goal) == words
+
+
+@pytest.mark.parametrize(
+    ("latency", "tile"),
+    [
+        ({}, ("Latency p50", "1.72 ms", "0.141 ±0.005 × base", "base 12.2 ms")),
+        ({"valid": False}, ("Latency", "0.141 ×", "±0.005 × base", "milliseconds not valid")),
+        ({"comparable": False}, ("Latency p50", "1.72 ms", "", "base 12.2 ms")),
+        ({"comparable": False, "valid": False}, ("Latency p50", "not valid", "", "base 12.2 ms")),
+    ],
+)
+def test_the_tile_shows_the_latency_that_stands(latency: dict[str, Any], tile: tuple[str, ...]) -> None:
+    found = tiles_of(rows_of([changed(run_result(), "prune70-int8", **latency)]))[2]
+    assert tuple(found[key] for key in ("label", "value", "change", "base")) == tile
+
+
+def test_the_tile_shows_no_milliseconds_of_a_base_without_valid_ones() -> None:
+    found = tiles_of(rows_of([changed(run_result(), "base-fp32", valid=False)]))[2]
+    assert (found["value"], found["base"]) == ("1.72 ms", "base ms not valid")
 
 
 # ---- The file --------------------------------------------------------------------------------------------------
@@ -217,7 +227,8 @@ def test_page_shows_everything_that_was_asked_for(tmp_path: Path) -> None:
         result.command,
         *(one.sha256 for one in result.measurements),
         *(one.scheme for one in result.candidates),
-        "clock fell 11 %; other CPU use 23 %",
+        "CPU clock fell 2400 -> 2136 MHz; other processes used 23% of the CPUs",
+        "Milliseconds not valid: CPU clock fell 2400 -> 2136 MHz (1 of 10 files); other processes used 23 % of",
         "drop above 1 point",
         "97.1 ±1.6",
         "Raspberry Pi 5, Cortex-A76, 4 cores, 8.23 GB RAM",
@@ -227,15 +238,46 @@ def test_page_shows_everything_that_was_asked_for(tmp_path: Path) -> None:
         assert expected in text
 
 
-def test_fronts_leave_out_the_invalid_latency(tmp_path: Path) -> None:
-    write_html(run_result(), tmp_path / "report.html")
+def test_latency_is_plotted_by_the_ratio_and_left_out_where_that_does_not_compare(tmp_path: Path) -> None:
+    write_html(changed(run_result(), "distilled-fp32", comparable=False), tmp_path / "report.html")
     data = page_data((tmp_path / "report.html").read_text(encoding="utf-8"))
-    names = [point["name"] for point in data["points"]]
-    front = {cost: [names[index] for index in data["fronts"]["macro_f1"][cost]] for cost in ("latency_p50_ms", "macs")}
-    assert data["points"][names.index("prune50-int8")]["values"]["latency_p50_ms"] is None
-    assert front["latency_p50_ms"][-1] == "base-fp32"
-    assert "prune50-int8" not in front["latency_p50_ms"]
-    assert "prune50-int8" in front["macs"]
+    points = {point["name"]: point for point in data["points"]}
+    front = {
+        cost: [data["points"][index]["name"] for index in found] for cost, found in data["fronts"]["macro_f1"].items()
+    }
+    assert points["distilled-fp32"]["values"]["latency_ratio"] is None
+    assert points["base-fp32"]["values"]["latency_ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    ratio = {"value": 0.31, "low": 0.31 * 0.98, "high": 0.31 * 1.03}
+    assert points["prune50-int8"]["values"]["latency_ratio"] == ratio  # its milliseconds are not valid
+    # Worked out by hand from the ratios and macro F1 of the gold table.
+    assert front["latency_ratio"] == [
+        "distilled-scratch-fp32",
+        "prune70-int8",
+        "prune50-int8",
+        "base-int8",
+        "base-fp32",
+    ]
+    assert "distilled-fp32" in front["macs"]
+
+
+def test_hover_marks_what_does_not_stand(tmp_path: Path) -> None:
+    write_html(changed(run_result(), "distilled-fp32", comparable=False), tmp_path / "report.html")
+    data = page_data((tmp_path / "report.html").read_text(encoding="utf-8"))
+    hover = {point["name"]: point["hover"] for point in data["points"]}
+    assert hover["prune50-int8"][2:5] == [
+        "latency 0.31 ±0.01 × base",
+        "p50 3.77 ±0.06 ms (not valid)",
+        "e2e p50 4.39 ms (not valid)",
+    ]
+    assert hover["distilled-fp32"][2:4] == ["latency 0.107 ±0.004 × base (does not compare)", "p50 1.31 ±0.02 ms"]
+
+
+def test_milliseconds_are_struck_where_invalid_and_ratios_where_they_do_not_compare(tmp_path: Path) -> None:
+    write_html(changed(run_result(), "distilled-fp32", comparable=False), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"<s>(.+?)</s>", page) == ["0.107 ±0.004", "3.77 ±0.06", "4.39 ±0.07"]
+    why = "CPU clock fell 2400 -&gt; 2136 MHz; other processes used 23% of the CPUs"
+    assert page.count(f'title="milliseconds not valid: {why}"><s>') == 2
 
 
 def test_curves_run_on_over_phases_and_gaps_stay_gaps(tmp_path: Path) -> None:
@@ -254,10 +296,21 @@ def test_curves_run_on_over_phases_and_gaps_stay_gaps(tmp_path: Path) -> None:
 
 
 def test_relative_only_is_stamped(tmp_path: Path) -> None:
-    machine = {"relative_only": True, "relative_only_reason": "virtual machine"}
+    machine = {"relative_only": "virtual machine"}
     write_html(run_result(machine=machine), tmp_path / "report.html")
     text = Markup((tmp_path / "report.html").read_text(encoding="utf-8")).text
-    assert "relative only virtual machine: compare the ratios, not the milliseconds" in text
+    assert "relative only Compare the ratios, not the milliseconds (virtual machine)" in text
+
+
+def test_page_leaves_out_repeated_facts_and_a_column_without_words(tmp_path: Path) -> None:
+    machine = {"ram_bytes": 8_000_000_000, "ram": "8 GB"}
+    silent = [dataclasses.replace(one, note="") for one in run_result().candidates]
+    write_html(run_result(machine=machine, candidates=silent), tmp_path / "silent.html")
+    write_html(run_result(), tmp_path / "report.html")
+    page = (tmp_path / "silent.html").read_text(encoding="utf-8")
+    assert re.findall(r"<dt>ram</dt><dd>(.+?)</dd>", page) == ["8.00 GB (8,000,000,000 bytes)"]
+    why = '<th scope="col" class="words">Why</th>'
+    assert [why in text for text in (page, (tmp_path / "report.html").read_text(encoding="utf-8"))] == [False, True]
 
 
 @pytest.mark.parametrize("package", ["jinja2", "plotly.offline"])
@@ -293,15 +346,17 @@ SORTING = """
   });
   const states = [state()];
   for (const column of [6, 6, 2, 0]) { press(column); states.push(state()); }
-  const marks = () => document.querySelectorAll("#plot-latency_p50_ms .scatterlayer .point").length;
+  const marks = () => document.querySelectorAll("#plot-latency_ratio .scatterlayer .point").length;
   const title = () => document.querySelector("#plot-macs .ytitle").textContent;
   const before = title();
+  const axes = [...document.querySelectorAll("#tradeoffs .xtitle")].map((text) => text.textContent);
+  const ticks = [...document.querySelectorAll("#plot-file_bytes .xtick text")].map((text) => text.textContent);
   document.querySelector("input[value=accuracy]").click();
   const select = document.getElementById("recall-model");
   select.value = "2";
   select.dispatchEvent(new Event("change"));
   return {
-    states, marks: marks(), titles: [before, title()],
+    states, axes, ticks, marks: marks(), titles: [before, title()],
     recall: [...document.querySelectorAll("#plot-recall .legendtext")].map((text) => text.textContent),
     cells: document.querySelectorAll("#plot-confusion-right .hm text").length,
     curves: document.querySelectorAll("#plot-score .scatterlayer .js-line").length,
@@ -343,12 +398,30 @@ def test_table_sorts_and_controls_stay_beneath_their_variant(visited: Visit) -> 
 @pytest.mark.slow
 def test_plots_are_drawn_and_answer_to_their_selectors(visited: Visit) -> None:
     answer = visited.answer
-    assert answer["marks"] == 9  # ten measurements, one of them without a valid latency
+    assert answer["marks"] == 10  # one of them without valid milliseconds
+    assert answer["axes"] == ["model latency, × base (paired, interleaved)", "file size", "MACs"]
+    assert answer["ticks"] == ["10 kB", "20 kB", "50 kB", "100 kB", "200 kB", "500 kB"]
     assert answer["titles"] == ["macro F1, %", "accuracy, %"]
     assert answer["recall"] == ["base-fp32", "distilled-fp32"]
     assert answer["cells"] == 36
     assert answer["curves"] == 4
     assert answer["narrow"]
+
+
+@pytest.mark.slow
+def test_a_plot_without_figures_that_compare_says_so(tmp_path: Path) -> None:
+    result = run_result()
+    for one in result.measurements:
+        result = changed(result, one.name, comparable=False, valid=False)
+    write_html(result, tmp_path / "report.html")
+    probe = """
+      const all = (id, kind) => [...document.querySelectorAll(`#plot-${id} ${kind}`)];
+      const texts = (id) => all(id, ".annotation-text").map((text) => text.textContent);
+      return ["latency_ratio", "macs"].map((id) => [texts(id), all(id, ".scatterlayer .point").length]);
+    """
+    seen = visit(tmp_path / "report.html", probe, tmp_path)
+    assert (seen.errors, seen.console) == ([], [])
+    assert seen.answer == [[["no figures that compare"], 0], [["base-fp32", "prune70-int8"], 10]]
 
 
 @pytest.mark.slow

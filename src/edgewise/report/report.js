@@ -13,9 +13,9 @@
   const SHAPES = { fp32: "circle", fp16: "square", int8: "diamond" };
   const shape = (precision) => SHAPES[precision] || "cross";
   const COSTS = {
-    latency_p50_ms: { title: "latency p50, ms", format: "~g", suffix: "" },
-    file_bytes: { title: "file size", format: "~s", suffix: "B" },
-    macs: { title: "MACs", format: "~s", suffix: "" },
+    latency_ratio: { title: "model latency, × base (paired, interleaved)", unit: "" },
+    file_bytes: { title: "file size", unit: "B" },
+    macs: { title: "MACs", unit: "" },
   };
   const CONFIG = { displayModeBar: false, responsive: true };
   // A finger that drags over a plot scrolls the page; a mouse zooms.
@@ -89,7 +89,7 @@
           x: [point.values[cost].value],
           y: [share(point.values[metric].value)],
           error_y: { ...quality, color: colour(point.family) },
-          error_x: cost === "latency_p50_ms" ? { ...bars([point], cost), color: colour(point.family) } : undefined,
+          error_x: cost === "latency_ratio" ? { ...bars([point], cost), color: colour(point.family) } : undefined,
           marker: {
             symbol: shape(point.precision) + (faded ? "-open" : ""),
             size: point.chosen ? 15 : emphasis ? 13 : 10,
@@ -144,6 +144,8 @@
     };
   }
 
+  const NOTHING = { text: "no figures that compare", x: 0.5, y: 0.5, xref: "paper", yref: "paper", showarrow: false };
+
   const logMiddle = (values) => Math.sqrt(Math.min(...values) * Math.max(...values));
 
   // Ticks of a logarithmic axis at 1, 2, 5 times powers of ten, each within the figures or just outside them.
@@ -157,18 +159,26 @@
     return near.length > 7 ? near.filter((tick) => Number.isInteger(Math.round(1e6 * Math.log10(tick)) / 1e6)) : near;
   }
 
+  // A round figure with a decimal prefix: 20 kB, 0.5.
+  function scaled(value, unit) {
+    const [factor, prefix] = [[1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([step]) => value >= step) || [1, ""];
+    return `${Number((value / factor).toPrecision(3))} ${prefix}${unit}`.trim();
+  }
+
   function drawTradeoffs(metric) {
     for (const [cost, axis] of Object.entries(COSTS)) {
       const traces = [front(metric, cost), ...marks(metric, cost)];
       const values = data.points.filter((point) => point.values[cost]).map((point) => point.values[cost].value);
+      const ticks = logTicks(values);
+      const marked = values.length ? signposts(cost) : { annotations: [NOTHING] };
       Plotly.react(
         byId(`plot-${cost}`),
         traces,
         layout({
           height: 340,
-          ...signposts(cost),
+          ...marked,
           margin: { l: 8, r: 12, t: 44, b: 8 },
-          xaxis: { type: "log", title: { text: axis.title }, tickvals: logTicks(values), tickformat: axis.format, ticksuffix: axis.suffix },
+          xaxis: { type: "log", title: { text: axis.title }, tickvals: ticks, ticktext: ticks.map((tick) => scaled(tick, axis.unit)) },
           yaxis: { title: { text: `${data.metrics[metric]}, %` } },
         }),
         CONFIG,
