@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import subprocess
@@ -23,17 +22,7 @@ from edgewise.device import RUNTIMES
 from edgewise.errors import ConfigError, DataError, GateError
 from edgewise.models import open_model
 from edgewise.recipe import Recipe
-from edgewise.results import (
-    Clock,
-    Cost,
-    Estimate,
-    Latency,
-    Measurement,
-    Parity,
-    Quality,
-    RunResult,
-    read_result,
-)
+from edgewise.results import RunResult, read_result
 from edgewise.train import logits
 
 pytestmark = pytest.mark.slow
@@ -238,65 +227,6 @@ def test_a_grayscale_manifest_run(tmp_path: Path) -> None:
     assert [row.name for row in result.measurements] == ["base-fp32", "base-int8", "prune-0.5-int8"]
     assert {row.scheme for row in result.measurements if row.precision == "int8"} == {"u8s8-rr"}
     assert result.measurements[0].test.accuracy.value > 0.8
-
-
-# ---- the choice, on made-up rows -------------------------------------------------------------------------------
-
-
-def row(name: str, f1: float, ms: float, macs: int, size: int, **more: Any) -> Measurement:
-    f1_estimate = Estimate(f1, f1 - 0.01, f1 + 0.01, 500)
-    quality = Quality(500, f1_estimate, f1_estimate, {}, [])
-    ratio = more.pop("ratio", 0.5)
-    timed = Latency(
-        "quick", 1, *[Clock(100, Estimate(ms, ms, ms, 100), ms, None, ms, 0.0, ms)] * 2,
-        ratio=Estimate(ratio, ratio - 0.02, ratio + 0.02, 10), comparable=more.pop("comparable", True), valid=False,
-    )  # fmt: skip
-    parity = Parity(500, 0.0, 1.0, None, more.pop("passed", True))
-    role = more.pop("role", "variant")
-    cost = Cost(1, 1, 0, macs, size)
-    none: Any = None
-    return Measurement(
-        name, name, role, "", "onnx", "fp32", "", "", "", cost, quality, quality, none, parity, timed, none
-    )
-
-
-BASE = row("base", 0.95, 2.0, 1000, 1000, role="base", ratio=1.0)
-
-
-def chosen(*rows: Measurement, **goal: Any) -> tuple[str | None, list[str]]:
-    warnings: list[str] = []
-    wish = recipe("x", goal={"metric": "macro_f1", **goal})
-    return pipeline.choose([BASE, *rows], wish, warnings), warnings
-
-
-def test_the_fastest_that_keeps_the_quality_is_chosen() -> None:
-    fast, faster_but_worse = row("fast", 0.94, 1.0, 500, 500), row("worse", 0.90, 0.5, 200, 200, ratio=0.2)
-    assert chosen(fast, faster_but_worse) == ("fast", [])
-    assert chosen(fast, faster_but_worse, max_drop=0.1)[0] == "worse"
-    assert chosen(fast, prefer="size")[0] == "fast"
-    assert chosen(fast, max_drop=None, min=0.99)[0] is None
-
-
-def test_the_paired_ratio_ranks_not_the_milliseconds() -> None:
-    """Drift during the session can make the milliseconds say the opposite."""
-    early, late = row("early", 0.95, 1.0, 500, 500, ratio=0.6), row("late", 0.95, 1.2, 500, 500, ratio=0.5)
-    assert chosen(early, late) == ("late", [])
-
-
-def test_controls_failed_parity_and_slower_files_are_never_chosen() -> None:
-    control = row("control", 0.95, 0.1, 10, 10, role="control", ratio=0.1)
-    failed = row("failed", 0.95, 0.1, 10, 10, passed=False, ratio=0.1)
-    slower = row("slower", 0.95, 2.4, 500, 500, ratio=1.2)
-    assert chosen(control, failed, slower) == ("base", [])
-    assert chosen(dataclasses.replace(slower), prefer="size")[0] == "slower"
-
-
-def test_timings_that_failed_the_a_a_check_rank_nothing() -> None:
-    fast = row("fast", 0.95, 0.5, 900, 900, comparable=False)
-    lean = row("lean", 0.95, 1.0, 500, 500)
-    name, warnings = chosen(fast, lean)
-    assert name == "lean"
-    assert "timing was disturbed" in warnings[0]
 
 
 def test_names_made_from_plans() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RING = ["errors", "results", "bundle", "recipe", "plan", "runs", "progress", "device", "measure", "report"]
+RING = ["errors", "results", "judge", "bundle", "recipe", "plan", "runs", "progress", "device", "measure", "report"]
 HOST_ONLY = ("torch", "torchvision", "timm", "torch_pruning", "sklearn", "onnx", "safetensors")
 
 BLOCKER = f"""

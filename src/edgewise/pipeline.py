@@ -22,6 +22,7 @@ from edgewise.data import Dataset, defaults, load_data
 from edgewise.device.preprocess import open_image
 from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError
 from edgewise.export.deliver import Exported, Order, deliver
+from edgewise.judge import choose, figure
 from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality
 from edgewise.models import Model, create_model, default_input, rebuild, save_model
@@ -30,7 +31,7 @@ from edgewise.plan import parse_call
 from edgewise.progress import Progress, Silent
 from edgewise.recipe import Goal, Recipe, Variant, dump_recipe
 from edgewise.report import write_csv, write_html
-from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, Quality, RunResult, to_json
+from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, RunResult, to_json
 from edgewise.train import fit, logits
 
 Role = Literal["base", "variant", "control"]
@@ -327,7 +328,8 @@ def measure_all(job: Job, exported: Sequence[tuple[Built, Exported]]) -> list[Me
 def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) -> RunResult:
     """Choose, and write results.json, results.csv and report.html."""
     recipe = job.recipe
-    chosen = choose(measurements, recipe, job.warnings)
+    chosen, warning = choose(measurements, recipe.goal)
+    job.warnings += [warning] if warning else []
     result = RunResult(
         name=recipe.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -350,40 +352,6 @@ def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) 
     write_csv([result], out / "results.csv")
     write_html(result, out / "report.html", history=job.history)
     return result
-
-
-def choose(measurements: Sequence[Measurement], recipe: Recipe, warnings: list[str]) -> str | None:
-    """The name of the cheapest file that meets the goal on validation images, None when none does.
-
-    Controls are never chosen, nor files that failed parity, nor int8 files whose drop was too large. Latencies are
-    ranked by their paired ratio to the base, which holds even where drift made the milliseconds invalid; where the
-    reference against itself failed the A/A check, nothing was learnt about time: multiply-adds and file size decide,
-    and `warnings` says so.
-    """
-    goal = recipe.goal
-    base = next(row for row in measurements if row.role == "base")
-    floor = max(goal.min or 0.0, _figure(base.validation, goal) - goal.max_drop if goal.max_drop is not None else 0.0)
-    fits = [
-        row
-        for row in measurements
-        if row.role != "control" and row.parity.passed and _figure(row.validation, goal) >= floor
-    ]
-    if not fits:
-        return None
-    if goal.prefer == "size":
-        return min(fits, key=lambda row: row.cost.file_bytes).name
-    if goal.prefer == "latency":
-        if all(row.latency and row.latency.comparable for row in fits):
-            return min(fits, key=_time_to_base).name
-        warnings.append("timing was disturbed: the choice was made by multiply-adds and file size, not by latency")
-    return min(fits, key=lambda row: (row.cost.macs, row.cost.file_bytes)).name
-
-
-def _time_to_base(row: Measurement) -> float:
-    """The paired ratio; 1 for the base itself, whose record holds the A/A ratio."""
-    if row.role == "base" or row.latency is None or row.latency.ratio is None:
-        return 1.0
-    return row.latency.ratio.value
 
 
 def _load(recipe: Recipe, spec: InputSpec, progress: Progress) -> Dataset:
@@ -514,10 +482,6 @@ def _lineage(job: Job, one: Built) -> dict[str, Any]:
     }
 
 
-def _figure(measured: Quality, goal: Goal) -> float:
-    return measured.macro_f1.value if goal.metric == "macro_f1" else measured.accuracy.value
-
-
 def _goal_text(goal: Goal) -> str:
     limits = [f"{goal.metric} >= {goal.min}"] if goal.min is not None else []
     limits += [f"at most {goal.max_drop} below the base"] if goal.max_drop is not None else []
@@ -525,5 +489,5 @@ def _goal_text(goal: Goal) -> str:
 
 
 def _best_text(measurements: Sequence[Measurement], goal: Goal) -> str:
-    best = max(measurements, key=lambda row: _figure(row.validation, goal))
-    return f"the best is {best.name} with {_figure(best.validation, goal):.3f} on validation images"
+    best = max(measurements, key=lambda row: figure(row, goal))
+    return f"the best is {best.name} with {figure(best, goal):.3f} on validation images"

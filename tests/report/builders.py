@@ -157,7 +157,7 @@ def run_result(classes: tuple[str, ...] = CLASSES, **changes: Any) -> RunResult:
         measurement(
             "base", "fp32", role="base", accuracy=0.967, p50=12.24, ratio=1.004, classes=classes, seed=BASE_SEED
         ),
-        measurement("base", "int8", role="base", accuracy=0.965, p50=7.9, ratio=0.645, classes=classes, seed=2),
+        measurement("base", "int8", accuracy=0.965, p50=7.9, ratio=0.645, classes=classes, seed=2),
         measurement("distilled", "int8", plan="distill(tau=4)", accuracy=0.938, p50=13.4, ratio=1.1, seed=4, **small),
         measurement("prune50", "fp32", accuracy=0.962, p50=4.82, ratio=0.394, seed=5, **half),
         measurement("prune50", "int8", accuracy=0.96, p50=3.77, ratio=0.31, seed=6, **half),

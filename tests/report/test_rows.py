@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.errors import UntrustedError
+from edgewise.judge import pace, paired_ratio
 from edgewise.report import comparison
-from edgewise.report.rows import pace, paired_ratio, pareto_front
+from edgewise.report.rows import pareto_front
 from edgewise.results import Estimate, RunResult
 from tests.report.builders import clock, latency, measurement, run_result
 from tests.report.shown import named, printed
@@ -152,7 +153,7 @@ def test_a_control_without_its_variant_is_still_shown() -> None:
 
 def test_what_was_not_measured_is_none() -> None:
     one = dataclasses.replace(measurement("base", "fp32", role="base"), latency=None, memory=None)
-    (row,) = comparison([run_result(measurements=[one], chosen=None, machine={}, goal={})])
+    (row,) = comparison([run_result(measurements=[one], chosen=None, machine={}, goal={"max_drop": None})])
     unknown = {key for key, value in row.items() if value is None}
     assert {"latency_p50_ms", "latency_ratio", "e2e_p50_ms", "load_ms", "valid", "pace", "protocol"} <= unknown
     assert {"peak_rss_bytes", "difference_accuracy", "fingerprint", "meets_goal", "control_of"} <= unknown

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgewise.report.rows import METRICS, Row, family, interval, ordered, paired_ratio, pareto_front, rows_of
+from edgewise.judge import paired_ratio
+from edgewise.report.rows import METRICS, Row, family, interval, ordered, pareto_front, rows_of
 from edgewise.report.words import show_ms, show_ratio, show_scaled, show_share
 from edgewise.results import Measurement, Quality, RunResult
 

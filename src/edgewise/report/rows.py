@@ -11,11 +11,12 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from edgewise.errors import UntrustedError
+from edgewise.judge import base_of, pace, paired_ratio, shortfall
 from edgewise.report.words import clean
-from edgewise.results import Estimate, Latency, Measurement, RunResult
+from edgewise.results import Estimate, Measurement, RunResult
 
 Row = dict[str, Any]
 
@@ -68,66 +69,17 @@ def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
-def paired_ratio(one: Measurement) -> Estimate | None:
-    """Latency over that of the run's base, from paired blocks; None when it was not taken or does not compare.
-
-    This is what time is ranked and plotted by: it holds where drift or other load made the milliseconds invalid, as
-    long as the session's A/A check held. It is 1 for the base itself, whose record holds the A/A ratio.
-    """
-    latency = one.latency
-    if latency is None or latency.ratio is None or not latency.comparable:
-        return None
-    return Estimate(1.0, 1.0, 1.0, latency.ratio.n) if latency.reference == one.name else latency.ratio
-
-
-def pace(latency: Latency | None) -> Literal["faster", "slower", "same"] | None:
-    """What may be claimed of a latency against its reference; None when it was not compared or does not compare.
-
-    "faster" and "slower" need an interval of the paired ratio that excludes 1 and an effect larger than twice the A/A
-    spread of the session; anything less is "same".
-    """
-    if latency is None or latency.ratio is None or latency.aa_spread is None or not latency.comparable:
-        return None
-    ratio = latency.ratio
-    if abs(ratio.value - 1) <= 2 * latency.aa_spread or ratio.low <= 1 <= ratio.high:
-        return "same"
-    return "faster" if ratio.value < 1 else "slower"
-
-
-def base_of(result: RunResult) -> Measurement | None:
-    """What a run's models are compared with: the uncompressed model in fp32; None when it was not measured."""
-    return _base(result.measurements)
-
-
-def _base(measurements: Sequence[Measurement]) -> Measurement | None:
-    bases = [one for one in measurements if one.role == "base"]
-    return next((one for one in bases if one.precision == "fp32"), bases[0] if bases else None)
-
-
 def goal_shortfall(result: RunResult, measurement: Measurement) -> float | None:
-    """By how much a measurement misses the run's goal on validation images, as a share; 0 or less when it meets it.
+    """`edgewise.judge.shortfall` under the run's own goal."""
+    from edgewise.recipe import Goal
 
-    None when the goal sets no limit, or sets one relative to a base that was not measured.
-    """
-    metric = result.goal.get("metric", "macro_f1")
-    limits = [] if result.goal.get("min") is None else [float(result.goal["min"])]
-    base = base_of(result)
-    if result.goal.get("max_drop") is not None:
-        if base is None:
-            return None
-        limits.append(_metric(base, metric) - float(result.goal["max_drop"]))
-    return max(limits) - _metric(measurement, metric) if limits else None
+    return shortfall(result.measurements, measurement, Goal.model_validate(result.goal))
 
 
 def meets_goal(result: RunResult, measurement: Measurement) -> bool | None:
     """Whether a measurement meets the run's goal on validation images; None when there is no limit to meet."""
-    shortfall = goal_shortfall(result, measurement)
-    return None if shortfall is None else shortfall <= 1e-9
-
-
-def _metric(measurement: Measurement, metric: str) -> float:
-    estimate: Estimate = getattr(measurement.validation, metric)
-    return estimate.value
+    missing = goal_shortfall(result, measurement)
+    return None if missing is None else missing <= 0
 
 
 def ordered(measurements: Sequence[Measurement]) -> list[tuple[Measurement, Measurement | None]]:
@@ -136,7 +88,7 @@ def ordered(measurements: Sequence[Measurement]) -> list[tuple[Measurement, Meas
     Base first, then by variant in order of appearance. A control follows the measurement of its variant that has the
     same precision, or stands at the end of its variant (with None) when there is none.
     """
-    base = _base(measurements)
+    base = base_of(measurements)
     leads = [one for one in measurements if one.role != "control"]
     leads.sort(key=lambda one: (one is not base, one.role != "base"))
     variants = [one.variant for one in leads]
@@ -203,7 +155,7 @@ def _row(result: RunResult, label: str, one: Measurement, lead: Measurement | No
         "run": label,
         "variant": one.variant,
         "role": one.role,
-        "is_base": one is base_of(result),
+        "is_base": one is base_of(result.measurements),
         "control_of": lead.name if lead else None,
         "plan": one.plan,
         "format": one.format,
