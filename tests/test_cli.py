@@ -233,6 +233,22 @@ def test_errors_found_later_are_told_the_same_way(words: tuple[str, ...], code: 
     assert done.returncode == code
 
 
+@pytest.mark.slow
+def test_a_goal_that_nothing_meets_shows_the_table_and_ends_with_5(shapes: Callable[..., Path], tmp_path: Path) -> None:
+    words = ["run", str(tmp_path / "r.yaml"), "--data", str(shapes(12)), "--size", "16", "--epochs", "1", "--out", "r"]
+    (tmp_path / "r.yaml").write_text(
+        "model: convnet(8, 8)\nvariants: []\ntrain: {lr: 1.0e-6}\ngoal: {min: 1.0}\nmeasure: {seconds: 0.1}\n"
+        "export: {int8: u8s8-rr}\n"
+    )
+    done = edgewise(*words, cwd=tmp_path)
+    assert done.returncode == 5
+    assert "base-fp32" in done.stdout
+    assert "error[G01]: nothing meets the goal" in done.stderr
+    assert "the best is base-" in done.stderr
+    assert (tmp_path / "r/report.html").exists()
+    assert json.loads((tmp_path / "r/run.json").read_text())["status"] == "complete"
+
+
 def test_compare_prints_rows_as_json(tmp_path: Path) -> None:
     from edgewise.results import to_json
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from edgewise.errors import ConfigError, EdgewiseError
+from edgewise.errors import ConfigError, EdgewiseError, GateError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -85,7 +85,14 @@ def run(
 
     from edgewise import pipeline
 
-    result = pipeline.run(chosen, folder, force=force, argv=_argv(), progress=_progress(quiet or json_))
+    try:
+        result = pipeline.run(chosen, folder, force=force, argv=_argv(), progress=_progress(quiet or json_))
+    except GateError:
+        if not json_:
+            from edgewise.results import read_result
+
+            _show_results([read_result(folder / "results.json")], as_json=False)
+        raise
     _show_results([result], json_)
     _next(
         json_,
