@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,8 +60,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, Path,
         for index in range(60):
             draw_shape(label, index).save(images / label / f"{index:03}.png")
     before = tree_hash(images)
+    connections: list[Any] = []
     out = tmp_path_factory.mktemp("runs") / "run"
-    result = pipeline.run(recipe(images), out, argv=["edgewise", "run", "it's"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", lambda _, address: connections.append(address))
+        result = pipeline.run(recipe(images), out, argv=["edgewise", "run", "it's"])
+    assert connections == [], "a run used the network"
     assert tree_hash(images) == before, "the user's images were changed"
     return result, out, images
 

@@ -222,7 +222,8 @@ def doctor(json_: Json = False) -> None:
     for check in report["checks"]:
         print(f"{'ok ' if check['ok'] else 'NO '} {check['name']:28} {check['detail']}")
     for key, value in report["machine"].items():
-        print(f"    {key:28} {value}")
+        if value not in (None, ""):
+            print(f"    {key:28} {value}")
 
 
 @app.command("recipe")

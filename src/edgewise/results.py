@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from edgewise.errors import UntrustedError
+from edgewise.errors import ConfigError, UntrustedError
 
 T = TypeVar("T")
 
@@ -221,10 +221,19 @@ def read_result(path: Path) -> RunResult:
     """Read a `results.json`.
 
     Raises:
+        ConfigError: there is no such file.
         UntrustedError: the file is not JSON, lacks keys, has values of another type, or another layout version.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise ConfigError(
+            "no results here",
+            code="C22",
+            where={"file": path},
+            why="the folder is not there, is not a run, or its run did not finish",
+            fix="give a run folder that holds results.json; `run.json` beside it tells how the run ended",
+        ) from problem
     except (OSError, ValueError) as problem:
         raise UntrustedError(
             "cannot read results", code="U01", where={"file": path}, why=str(problem), fix="run the recipe again"
