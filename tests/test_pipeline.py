@@ -79,6 +79,7 @@ def test_a_run_leaves_what_it_promises(finished: tuple[RunResult, Path, Path]) -
     assert read_result(out / "results.json") == result
     state = json.loads((out / "run.json").read_text())
     assert (state["status"], state["argv"], state["seed"]) == ("complete", ["edgewise", "run", "it's"], 0)
+    assert state["train_threads"] == dict.fromkeys(["base", "small", "half", "small-scratch", "half-scratch"], 1)
     assert result.command == """edgewise run 'it'"'"'s'"""
     assert "plotly" in (out / "report.html").read_text(encoding="utf-8").lower()
 

@@ -64,6 +64,7 @@ class Job:
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    threads: dict[str, int] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -384,6 +385,8 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, **more: Any)
         progress=job.progress,
         **more,
     )
+    job.threads[name] = fitted.threads
+    job.run.update(train_threads=job.threads)
     return fitted.model
 
 

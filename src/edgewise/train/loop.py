@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from edgewise.data import Dataset, Split
 from edgewise.errors import TrainingError, UnavailableError
 from edgewise.measure.accuracy import confusion_matrix, macro_f1
 from edgewise.models import Model
-from edgewise.progress import Progress, Silent
+from edgewise.progress import Advance, Progress, Silent
 from edgewise.recipe import TrainOptions
 from edgewise.train.checkpoint import load_checkpoint, save_checkpoint
 from edgewise.train.losses import Batch, Loss, cross_entropy
@@ -101,12 +101,9 @@ def fit(
         optimizer = _adamw(module, options.weight_decay)
         for epoch in range(1, epochs + 1):
             started = time.perf_counter()
-            train_loss = 0.0
-            for step, batch in enumerate(_batches(dataset.train, pixels, options.batch_size, seed, epoch)):
-                rate = schedule(step + (epoch - 1) * batches)
-                train_loss += _step(module, optimizer, rate, loss, batch, dataset.train) * len(batch.labels)
-                advance()
-            record = {"epoch": epoch, "lr": rate, "train_loss": train_loss / len(dataset.train)}
+            steps = enumerate(_batches(dataset.train, pixels, options.batch_size, seed, epoch), (epoch - 1) * batches)
+            record: dict[str, Any] = {"epoch": epoch}
+            record |= _train_epoch(module, optimizer, schedule, loss, steps, dataset.train, advance)
             record |= _validate(module, pixels, dataset) | _parts(loss)
             record["seconds"] = round(time.perf_counter() - started, 3)
             history.append(record)
@@ -182,30 +179,40 @@ def pick_device(wish: str) -> torch.device:
     return torch.device("cuda")
 
 
-def _step(
+def _train_epoch(
     module: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    rate: float,
+    schedule: Schedule,
     loss: Loss,
-    batch: Batch,
+    steps: Iterable[tuple[int, Batch]],
     split: Split,
-) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    value = loss(module(batch.images), batch)
-    if not torch.isfinite(value):
-        names = [split.names[row] for row in batch.rows[:5].tolist()]
-        raise TrainingError(
-            f"the loss became {value.item()}",
-            code="T01",
-            where={"learning rate": f"{rate:.3g}", "batch": ", ".join(names) + ", ..."},
-            why="the weights were blown up by too large a step, or an image holds broken values",
-            fix="lower train.lr (a tenth is a good next try)",
-        )
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(value)
-    optimizer.step()
-    return value.item()
+    advance: Advance,
+) -> dict[str, float]:
+    """One pass over the training images: the last learning rate and the mean loss."""
+    rate = total = 0.0
+    for step, batch in steps:
+        rate = schedule(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        value = loss(module(batch.images), batch)
+        if not torch.isfinite(value):
+            raise _not_finite(value.item(), rate, [split.names[row] for row in batch.rows[:5].tolist()])
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(value)
+        optimizer.step()
+        total += value.item() * len(batch.labels)
+        advance()
+    return {"lr": rate, "train_loss": total / len(split)}
+
+
+def _not_finite(value: float, rate: float, names: list[str]) -> TrainingError:
+    return TrainingError(
+        f"the loss became {value}",
+        code="T01",
+        where={"learning rate": f"{rate:.3g}", "batch": ", ".join(names) + ", ..."},
+        why="the weights were blown up by too large a step, or an image holds broken values",
+        fix="lower train.lr (a tenth is a good next try)",
+    )
 
 
 def _batches(split: Split, pixels: Pixels, size: int, seed: int, epoch: int) -> Iterator[Batch]:
