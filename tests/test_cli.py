@@ -131,7 +131,7 @@ def test_a_recipe_file_takes_flags_over_it(monkeypatch: pytest.MonkeyPatch, tmp_
     [
         ("edgewise.models.list_models", ["models", "mobile*"], ("mobile*",), {}),
         (
-            "edgewise.models.cost.profile",
+            "edgewise.models.profile",
             ["profile", "convnet(8,16)", "--classes", "4", "--size", "64", "--channels", "1"],
             ("convnet(8,16)",),
             {"classes": 4, "size": 64, "channels": 1},

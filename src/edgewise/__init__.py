@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgewise.bundle import InputSpec, read_manifest, verify_bundle
     from edgewise.data import load_data
-    from edgewise.models import create_model, list_models, open_model, save_model
-    from edgewise.models.cost import cost, profile
+    from edgewise.models import create_model, list_models, open_model, profile, save_model
+    from edgewise.models.cost import cost
     from edgewise.pipeline import run, train_model
     from edgewise.recipe import Recipe, load_recipe
     from edgewise.report import comparison
@@ -34,7 +34,7 @@ _HOME = {
     "load_data": "edgewise.data",
     "load_recipe": "edgewise.recipe",
     "open_model": "edgewise.models",
-    "profile": "edgewise.models.cost",
+    "profile": "edgewise.models",
     "read_manifest": "edgewise.bundle",
     "read_result": "edgewise.results",
     "run": "edgewise.pipeline",

@@ -168,7 +168,7 @@ def profile(
     json_: Json = False,
 ) -> None:
     """Count parameters, multiply-adds and bytes of models."""
-    from edgewise.models.cost import profile as count
+    from edgewise.models import profile as count
 
     rows = [count(name, classes=classes, size=size, channels=channels) for name in names]
     if json_:

@@ -10,8 +10,8 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from edgewise.bundle import InputSpec
-from edgewise.models import create_model
-from edgewise.models.cost import cost, profile
+from edgewise.models import create_model, profile
+from edgewise.models.cost import cost
 
 from .stitching import PUBLISHED, TRAINING_MODE
 

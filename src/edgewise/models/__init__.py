@@ -5,9 +5,10 @@ Importing this room imports no torch; the first call that builds or opens a mode
 
 from __future__ import annotations
 
-from edgewise.models.base import Edit, Model, create_model, default_input, list_models, rebuild
+from edgewise.models.base import Edit, Model
+from edgewise.models.create import create_model, default_input, list_models, profile, rebuild
 from edgewise.models.libraries import ModelEntry
-from edgewise.models.weights import open_model, save_model
+from edgewise.models.store import open_model, save_model
 
 __all__ = [
     "Edit",
@@ -17,6 +18,7 @@ __all__ = [
     "default_input",
     "list_models",
     "open_model",
+    "profile",
     "rebuild",
     "save_model",
 ]

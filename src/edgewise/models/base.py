@@ -1,42 +1,21 @@
-"""What a model is, and how one is made from its written name.
-
-A name is one of::
-
-    convnet(32, 64, 128, dropout=0.2)           our plain net; see `edgewise.models.convnet`
-    flatnet(16, 32, 48, hidden=128, dropout=0.3) our net with a hidden linear layer; same file
-    mobilenetv3_small_050                        a timm classifier, else a torchvision one of that name
-    torchvision/resnet18, timm/resnet18          the one of that library
-    truncate(shufflenet_v2_x0_5, stage3)         any of the above, cut after a part, with a new classifier
-"""
+"""What a model is: a torch module, and all that makes the same module again without pickle."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import fnmatch
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgewise.bundle import InputSpec
-from edgewise.errors import ConfigError
-from edgewise.models import libraries
-from edgewise.models.libraries import ModelEntry
-from edgewise.plan import Call, parse_call
 
 if TYPE_CHECKING:
     from torch import nn
 
 Edit = dict[str, Any]
 """One structural change as plain JSON data; `edgewise.models.surgery.EDITS` applies them."""
-
-OWN_EXAMPLES = (
-    ModelEntry("convnet(32, 64, 128, dropout=0.2)", "convnet"),
-    ModelEntry("flatnet(16, 32, 48, hidden=128, dropout=0.3)", "convnet"),
-)
-"""Our own families by example; any widths can be written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,77 +48,6 @@ class Model:
         )
 
 
-def create_model(
-    architecture: str, *, labels: Sequence[str], input: InputSpec, pretrained: bool = False, seed: int = 0
-) -> Model:
-    """Make a classifier by name, in eval mode.
-
-    Args:
-        architecture: see the top of this file.
-        labels: the class names, at least two.
-        input: the image it will take; 1 or 3 channels.
-        pretrained: start from the library's weights wherever the shapes agree (needs the network the first time).
-        seed: of the weights; the random state of the process is left as it was.
-
-    Raises:
-        ConfigError: unknown name (C40), wrong arguments or labels (C41), nothing pretrained to be had (C42), an input
-            the net cannot take (C43), a net that cannot be cut there (C44).
-        UnavailableError: the pretrained weights cannot be fetched (E20).
-    """
-    if len(labels) < 2:
-        raise ConfigError(
-            f"a classifier needs at least two classes, not {len(labels)}",
-            code="C41",
-            where={"model": architecture},
-            fix="give a folder for every class",
-        )
-    call = _parse(architecture)
-    with seeded(seed):
-        module = _build(call, input, len(labels), pretrained).eval()
-    _check_forward(module, call, input, len(labels))
-    return Model(module, _written(call), input, tuple(labels))
-
-
-def rebuild(model: Model, seed: int) -> Model:
-    """The same architecture and structural changes with fresh weights: the from-scratch control of a compressed model.
-
-    A layer that was resized draws its weights as the full layer does, scaled by sqrt(old fan-in / new fan-in), so that
-    the variance of its outputs is that of the full net; with our own families this is exactly the initialisation a
-    net of those widths gets.
-    """
-    from edgewise.models import surgery
-
-    fresh = create_model(model.architecture, labels=model.labels, input=model.input, seed=seed)
-    with seeded(seed):
-        module = surgery.apply(fresh.module, model.structure)
-    return dataclasses.replace(fresh, module=module.eval(), structure=copy.deepcopy(model.structure))
-
-
-def default_input(architecture: str) -> InputSpec | None:
-    """The image a timm or torchvision model was made for (size, mean, std, interpolation); None for our own families.
-
-    Raises:
-        ConfigError: unknown name (C40).
-    """
-    call = _parse(architecture)
-    if call.name == "truncate":
-        return default_input(_truncation(call)[0])
-    if _is_own(call.name):
-        return None
-    return libraries.made_for(*libraries.find(call.name))
-
-
-def list_models(pattern: str = "") -> list[ModelEntry]:
-    """All model names, or those with `pattern` in them; with `*`, `?` or `[` in it, it is matched against whole names.
-
-    A torchvision model that has a namesake in timm is listed as `torchvision/NAME`.
-    """
-    entries = [*OWN_EXAMPLES, *libraries.names()]
-    if any(sign in pattern for sign in "*?["):
-        return [entry for entry in entries if fnmatch.fnmatchcase(entry.name, pattern)]
-    return [entry for entry in entries if pattern in entry.name]
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Torch's generators at `seed` inside the block, as they were after it."""
@@ -148,76 +56,3 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
-
-
-def _parse(architecture: str) -> Call:
-    """The library prefix is read as `timm.NAME`, because a slash between names is a division to the parser."""
-    return parse_call(re.sub(r"\b(timm|torchvision)/", r"\1.", architecture))
-
-
-def _written(call: Call) -> str:
-    return re.sub(r"\b(timm|torchvision)\.", r"\1/", str(call))
-
-
-def _is_own(name: str) -> bool:
-    return any(entry.name.startswith(f"{name}(") for entry in OWN_EXAMPLES)
-
-
-def _build(call: Call, input: InputSpec, classes: int, pretrained: bool) -> nn.Module:
-    if call.name == "truncate":
-        from edgewise.models import surgery
-
-        inner, after = _truncation(call)
-        whole = _build(_parse(inner), input, classes, pretrained).eval()
-        return surgery.truncate(whole, after, (input.channels, input.height, input.width), classes)
-    if _is_own(call.name):
-        from edgewise.models.convnet import build
-
-        if pretrained:
-            raise ConfigError(
-                "there are no pretrained weights for this family",
-                code="C42",
-                where={"model": _written(call)},
-                fix="train it from scratch, or take a timm or torchvision model; see `edgewise models`",
-            )
-        return build(call, input, classes)
-    library, name = libraries.find(call.name)
-    if call.args or call.kwargs:
-        raise ConfigError("library models take no arguments", code="C41", where={"model": _written(call)})
-    return libraries.build(library, name, input, classes, pretrained)
-
-
-def _truncation(call: Call) -> tuple[str, str]:
-    if len(call.args) != 2 or call.kwargs or not all(isinstance(value, str) for value in call.args):
-        raise ConfigError(
-            "truncate takes a model and the name of its last part to keep",
-            code="C41",
-            where={"model": _written(call)},
-            fix='write it like truncate(shufflenet_v2_x0_5, stage3) or truncate(mobilenetv3_small_050, "blocks.3")',
-        )
-    return call.args[0], call.args[1]
-
-
-def _check_forward(module: nn.Module, call: Call, input: InputSpec, classes: int) -> None:
-    """One forward pass, so that a size that does not fit is told now and not in the first epoch."""
-    from edgewise.models.cost import dry_run
-
-    try:
-        shape = dry_run(module, input)
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as problem:
-        made_for = default_input(_written(call))
-        raise ConfigError(
-            f"this model cannot take {input.height} x {input.width} images of {input.channels} channel(s)",
-            code="C43",
-            where={"model": _written(call)},
-            why=(str(problem).splitlines() or [type(problem).__name__])[0],
-            fix=f"set data.size to {made_for.height}" if made_for else "choose another data.size",
-        ) from problem
-    if shape != (1, classes):
-        raise ConfigError(
-            f"this model returns {shape} for one image instead of {(1, classes)}",
-            code="C43",
-            where={"model": _written(call)},
-            why="it is not a classifier with one logit per class",
-            fix="choose another model; see `edgewise models`",
-        )

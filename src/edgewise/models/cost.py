@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgewise.bundle import InputSpec
-from edgewise.models.base import create_model
 
 
 @dataclass(frozen=True)
@@ -62,29 +60,6 @@ def cost(module: nn.Module, input: InputSpec) -> ModelCost:
         macs=operations // 2,
         size_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
     )
-
-
-def profile(architecture: str, *, classes: int, size: int, channels: int = 3) -> dict[str, Any]:
-    """The counts of an untrained model by name, as one flat row of a table.
-
-    Raises:
-        ConfigError: as `create_model`.
-    """
-    if channels not in (1, 3):
-        raise ValueError(f"channels is 1 or 3, not {channels}")
-    half = (0.5,) * channels
-    input = InputSpec(size, size, 1 if channels == 1 else 3, mean=half, std=half)
-    model = create_model(architecture, labels=[f"class {index}" for index in range(classes)], input=input)
-    counted = cost(model.module, input)
-    return {
-        "model": model.architecture,
-        "params_total": counted.params_total,
-        "params_nonzero": counted.params_nonzero,
-        "params_zero": counted.params_zero,
-        "macs": counted.macs,
-        "flops": counted.flops,
-        "size_bytes": counted.size_bytes,
-    }
 
 
 def dry_run(module: nn.Module, input: InputSpec) -> tuple[int, ...]:
