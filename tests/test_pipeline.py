@@ -144,8 +144,10 @@ def test_all_int8_schemes_were_tried_and_one_kept(finished: tuple[RunResult, Pat
         row = next(row for row in result.measurements if row.name == f"{variant}-int8")
         assert row.scheme == kept.scheme
         assert kept.macro_f1 == pytest.approx(row.validation.macro_f1.value)
-        passing = [one.ratio_to_fp32 for one in tried if one.passed]
-        assert not passing or kept.ratio_to_fp32 == min(passing)
+        passing = [one for one in tried if one.passed]
+        assert kept in passing or not passing
+        faster = [one for one in passing if one.ratio_to_fp32 <= kept.ratio_to_fp32]
+        assert all(one.macro_f1 <= kept.macro_f1 for one in faster)
 
 
 def test_the_bundles_own_runner_agrees(finished: tuple[RunResult, Path, Path]) -> None:
@@ -212,7 +214,7 @@ def test_one_class_only_is_unusable(shapes: Callable[..., Path], tmp_path: Path)
 
 
 def test_a_grayscale_manifest_run(tmp_path: Path) -> None:
-    """One channel, a manifest, no controls, one precision: the other half of the switches."""
+    """One channel, a manifest, a named scheme, one precision: the other half of the switches."""
     random = np.random.default_rng(0)
     lines = ["file_name,label"]
     for index in range(60):
@@ -225,12 +227,13 @@ def test_a_grayscale_manifest_run(tmp_path: Path) -> None:
     wish = recipe(
         tmp_path / "all.csv",
         data={"source": str(tmp_path / "all.csv"), "size": 16, "channels": 1},
-        variants=[{"plan": "prune(0.5)"}],
-        controls=False,
+        variants=[{"plan": "prune(0.5)"}, {"name": "taught", "plan": "prune(0.5) > distill"}],
         export={"precisions": ["int8"], "int8": "u8s8-rr"},
     )
     result = pipeline.run(wish, tmp_path / "run")
-    assert [row.name for row in result.measurements] == ["base-fp32", "base-int8", "prune-0.5-int8"]
+    assert [row.name for row in result.measurements] == [
+        "base-fp32", "base-int8", "prune-0.5-int8", "taught-int8", "prune-0.5-scratch-fp32"
+    ], "equal structures share one control"  # fmt: skip
     assert {row.scheme for row in result.measurements if row.precision == "int8"} == {"u8s8-rr"}
     assert result.measurements[0].test.accuracy.value > 0.8
 

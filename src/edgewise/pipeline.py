@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import shlex
 import shutil
 import time
@@ -251,15 +252,16 @@ def make_variants(job: Job, base: Built, variants: Sequence[Variant]) -> list[Bu
 
 
 def make_controls(job: Job, built: Sequence[Built]) -> list[Built]:
-    """The structure of each variant, trained from fresh weights with the labels alone."""
-    controls = []
+    """The structure of each variant, trained from fresh weights with the labels alone; equal structures share one."""
+    controls: dict[str, Built] = {}
     for variant in built:
-        if variant.role == "variant":
+        structure = json.dumps([variant.model.architecture, variant.model.structure])
+        if variant.role == "variant" and structure not in controls:
             name = f"{variant.name}-scratch"
             fresh = rebuild(variant.model, seed=job.recipe.seed)
             trained = _fit(job, name, fresh, job.recipe.train.epochs, job.recipe.train.lr)
-            controls.append(_keep(job, Built(name, "control", variant.plan, trained)))
-    return controls
+            controls[structure] = _keep(job, Built(name, "control", variant.plan, trained))
+    return list(controls.values())
 
 
 def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]:
@@ -392,8 +394,8 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, **more: Any)
 
 def _context(job: Job, base: Built, name: str) -> Context:
     options = job.recipe.train
-    short = options.finetune_epochs or max(1, round(options.epochs / 3))
-    low = options.finetune_lr or options.lr / 3
+    short = options.finetune_epochs or max(1, round(options.epochs * 2 / 3))
+    low = options.finetune_lr or options.lr
 
     def bind(default_epochs: int, lr: float) -> Any:
         def train_copy(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:

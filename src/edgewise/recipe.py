@@ -122,9 +122,9 @@ class TrainOptions(Strict):
     patience: Annotated[int, Field(ge=0)] = 10
     """Stop after so many epochs without a better validation macro F1; 0 never stops early."""
     finetune_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Epochs a technique trains for after it changed a model; default: a third of `epochs`."""
+    """Epochs a technique trains for after it changed a model; default: two thirds of `epochs`."""
     finetune_lr: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Peak learning rate of fine-tuning; default: a third of `lr`."""
+    """Peak learning rate of fine-tuning; default: `lr`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA when it works."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None

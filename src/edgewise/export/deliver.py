@@ -226,10 +226,10 @@ def _deliver_int8(desk: _Desk, floating: Path, outcome: Outcome, progress: Progr
             outcome.failures.append(Failure(name, "export", f"{problem.what}: {problem.why}"))
     if not tried:
         raise ExportError("no int8 scheme could be written", code="X05", where={"model": desk.order.name})
-    tried = _timed(desk, floating, tried)
+    tried, noise = _timed(desk, floating, tried)
     passing = [one for one in tried if one.passed]
     if passing:
-        best, refused = min(passing, key=lambda one: one.ratio_to_fp32), ""
+        best, refused = _best(passing, noise), ""
     else:
         best = max(tried, key=lambda one: one.macro_f1)
         refused = f"int8 loses {best.drop:.1%} macro F1 on validation, more than {options.int8_max_drop:.1%}"
@@ -258,10 +258,21 @@ def _try_scheme(desk: _Desk, scheme: str, float_f1: float) -> Candidate:
     )
 
 
-def _timed(desk: _Desk, floating: Path, tried: Sequence[Candidate]) -> list[Candidate]:
-    """Fill in each scheme's time relative to the fp32 file, measured interleaved."""
+def _best(passing: Sequence[Candidate], noise: float) -> Candidate:
+    """The fastest; of those as fast as it within the session's noise, the most accurate; of equals, the smallest."""
+    fastest = min(one.ratio_to_fp32 for one in passing)
+    tied = [one for one in passing if one.ratio_to_fp32 <= fastest + noise]
+    return max(tied, key=lambda one: (one.macro_f1, -one.file_bytes))
+
+
+def _timed(desk: _Desk, floating: Path, tried: Sequence[Candidate]) -> tuple[list[Candidate], float]:
+    """Fill in each scheme's time relative to the fp32 file, measured interleaved.
+
+    Returns:
+        The candidates, and the difference of ratios that this session shows where there is none.
+    """
     if len(tried) == 1 and not tried[0].passed:
-        return list(tried)
+        return list(tried), 0.0
     subjects = [latency.Subject("fp32", floating, desk.format)]
     subjects += [latency.Subject(one.scheme, desk.write("int8", one.scheme), desk.format) for one in tried]
     timed = latency.measure(
@@ -273,4 +284,5 @@ def _timed(desk: _Desk, floating: Path, tried: Sequence[Candidate]) -> list[Cand
         seed=desk.seed,
     )
     ratios = {name: one.ratio.value for name, one in timed.items() if one.ratio is not None}
-    return [dataclasses.replace(one, ratio_to_fp32=ratios[one.scheme]) for one in tried]
+    noise = 2 * (timed["fp32"].aa_spread or 0.0)
+    return [dataclasses.replace(one, ratio_to_fp32=ratios[one.scheme]) for one in tried], noise
