@@ -358,14 +358,19 @@ def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) 
 
 
 def _load(recipe: Recipe, spec: InputSpec, progress: Progress) -> Dataset:
-    with progress.task("read images", 1) as advance:
-        dataset = load_data(recipe.data, spec, seed=recipe.seed)
-        splits = (dataset.train, dataset.val, dataset.test)
-        advance(
-            1,
-            f"{sum(map(len, splits))} images, {len(dataset.classes)} classes, "
-            f"train {len(dataset.train)} / val {len(dataset.val)} / test {len(dataset.test)}",
-        )
+    with progress.task("read images", 100) as advance:
+        shown = 0
+
+        def on_images(done: int, total: int) -> None:
+            nonlocal shown
+            percent = 100 * done // max(1, total)
+            advance(percent - shown)
+            shown = percent
+
+        dataset = load_data(recipe.data, spec, seed=recipe.seed, progress=on_images)
+        train, val, test = len(dataset.train), len(dataset.val), len(dataset.test)
+        classes = len(dataset.classes)
+        advance(0, f"{train + val + test} images, {classes} classes, train {train} / val {val} / test {test}")
     return dataset
 
 
