@@ -12,7 +12,18 @@ from edgewise.data.builtin import FASHION_MNIST_DIR
 from edgewise.device import RUNTIMES
 from edgewise.measure import machine
 
-_HOST = ("torch", "torchvision", "timm", "torch_pruning", "onnx", "safetensors", "sklearn", "plotly", "jinja2")
+_HOST = (
+    "torch",
+    "torchvision",
+    "timm",
+    "torch_pruning",
+    "onnx",
+    "onnxscript",
+    "safetensors",
+    "sklearn",
+    "plotly",
+    "jinja2",
+)
 _INSTALL = 'pip install "edgewise[host]"'
 
 
