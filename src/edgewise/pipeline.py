@@ -120,7 +120,7 @@ def train_model(
     """Train the base model of a recipe and measure it in torch; writes no bundle.
 
     Returns:
-        name, architecture, validation and test `Quality`, best_epoch, seconds.
+        name, run, architecture, params_total, epochs, seconds, and validation and test `Quality` as plain data.
     """
     with open_job(recipe, out, force=force, argv=argv, progress=progress) as job:
         with job.stage("train"):
