@@ -236,6 +236,7 @@ def show_recipe() -> None:
 
 def main() -> NoReturn:
     """The `edgewise` command."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them costs a tenth of a usage error
     words = [word for word in sys.argv[1:] if word != "--debug"]
     debug, as_json = len(words) < len(sys.argv) - 1, "--json" in words
     for number in (signal.SIGINT, signal.SIGTERM):

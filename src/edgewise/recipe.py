@@ -5,7 +5,11 @@ Every key has a description, a range and a default; the command line, the docs a
 
 from __future__ import annotations
 
+import ast
 import difflib
+import functools
+import inspect
+import itertools
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -30,9 +34,13 @@ Scheme = Literal["auto", "u8s8", "u8s8-rr", "s8s8", "u8s8-qop", "u8s8-rr-qop", "
 
 
 class Strict(BaseModel):
-    """Base of all option models: unknown keys are errors, values never change after reading."""
+    """Base of all option models: unknown keys are errors, values never change after reading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    The docstring under a field is its description; see `meanings`. Pydantic could read them when a class is made, and
+    build each validator then, but a mistyped flag should not wait for either.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 def _to_plan(value: Any) -> Any:
@@ -256,6 +264,22 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     return values
 
 
+@functools.cache
+def meanings(model: type[BaseModel]) -> dict[str, str]:
+    """The docstring under each field of an option model, in one line."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    found: dict[str, str] = {}
+    for field_, below in itertools.pairwise(getattr(body, "body", [])):
+        if (
+            isinstance(field_, ast.AnnAssign)
+            and isinstance(field_.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            found[field_.target.id] = " ".join(str(below.value.value).split())
+    return found
+
+
 def example() -> str:
     """A complete recipe in YAML: every key with its default and its meaning as comments."""
     lines = ["# A complete edgewise recipe; all but data.source can be left out.", *_example(Recipe, 0)]
@@ -265,8 +289,8 @@ def example() -> str:
 def _example(model: type[BaseModel], depth: int) -> Iterator[str]:
     indent = "  " * depth
     for name, field_ in model.model_fields.items():
-        description = " ".join((field_.description or "").split())
-        yield from (f"{indent}# {line}" for line in textwrap.wrap(description, 100, break_on_hyphens=False))
+        description = textwrap.wrap(meanings(model)[name], 100, break_on_hyphens=False)
+        yield from (f"{indent}# {line}" for line in description)
         below = next(_models(field_.annotation), None)
         if name == "variants" and below is not None:
             yield f"{indent}variants:"

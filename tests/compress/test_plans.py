@@ -14,7 +14,7 @@ from edgewise.data import Dataset
 from edgewise.errors import ConfigError
 from edgewise.models import Model, open_model, save_model
 from edgewise.models.cost import cost
-from edgewise.recipe import TrainOptions
+from edgewise.recipe import TrainOptions, meanings
 from edgewise.train import fit, logits
 from tests.train.conftest import CLASSES, SPEC, make_dataset
 
@@ -80,7 +80,7 @@ def test_options_round_trip(name: str, plans: list[str]) -> None:
         ((found, technique, options),) = check_plan(plan)
         assert found == name
         assert technique.options.model_validate(options.model_dump()) == options
-        assert all(field.description for field in technique.options.model_fields.values())
+        assert set(meanings(technique.options)) == set(technique.options.model_fields)
 
 
 def test_steps_are_told_in_order(base: Model, context: Context) -> None:
