@@ -64,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, Path,
     out = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", lambda _, address: connections.append(address))
-        result = pipeline.run(recipe(images), out, argv=["edgewise", "run", "it's"])
+        result = pipeline.run(recipe(images), out, opening=pipeline.Opening(argv=["edgewise", "run", "it's"]))
     assert connections == [], "a run used the network"
     assert tree_hash(images) == before, "the user's images were changed"
     return result, out, images

@@ -15,7 +15,7 @@ from edgewise.errors import ConfigError
 from edgewise.models import Model, open_model, save_model
 from edgewise.models.cost import cost
 from edgewise.recipe import TrainOptions, meanings
-from edgewise.train import fit, logits
+from edgewise.train import Setup, fit, logits
 from tests.train.conftest import CLASSES, SPEC, make_dataset
 
 PLANS = {
@@ -37,7 +37,7 @@ def base(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
 
     model = create_model("convnet(8, 16)", labels=CLASSES, input=SPEC, seed=0)
     options = TrainOptions(epochs=4, batch_size=16, lr=0.01, threads=1)
-    return fit(model, dataset, options, seed=0, checkpoints=tmp_path_factory.mktemp("base")).model
+    return fit(model, dataset, Setup(options, 0, tmp_path_factory.mktemp("base"))).model
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def context(dataset: Dataset, base: Model, tmp_path: Path) -> Context:
 
     def train(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
         more = {} if loss is None else {"loss": loss}
-        return fit(model, dataset, options, seed=0, checkpoints=tmp_path / "work", epochs=epochs, **more).model
+        return fit(model, dataset, Setup(options, 0, tmp_path / "work", epochs=epochs, **more)).model
 
     return Context(dataset, train, train, base, seed=0)
 
