@@ -121,7 +121,7 @@ class _Fused(torch.autograd.Function):
         at = (at + torch.arange(0, n * height * width, height * width).view(-1, 1, 1)) * channels
         at += torch.arange(channels)
         peaks = (grad * _wide(scale)).permute(0, 2, 3, 1)
-        dense.view(-1).index_add_(0, at.view(-1), peaks.reshape(-1))
+        dense.view(-1).index_add_(0, at.reshape(-1), peaks.reshape(-1))
         grad_input = dense.view(n, height, width, channels).permute(0, 3, 1, 2)
         return grad_input, grad_weight, grad_bias, None, None, None, None
 

@@ -57,9 +57,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, t
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     stored: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         number, key = name.split("/")
+        like = parameters[int(number)]
+        if value.shape == like.shape:  # the fused kernels take it for granted that moments lie in memory as weights do
+            value = torch.empty_like(like, requires_grad=False).copy_(value)
         stored.setdefault(int(number), {})[key] = value
     optimizer.load_state_dict({"state": stored, "param_groups": optimizer.state_dict()["param_groups"]})
 
