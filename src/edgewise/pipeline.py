@@ -35,7 +35,8 @@ from edgewise.recipe import Goal, Recipe, Variant, differences, dump_recipe, loa
 from edgewise.report import write_csv, write_html
 from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, RunResult, to_json
 from edgewise.train import Setup, World, fit, logits
-from edgewise.train.losses import Loss, cross_entropy
+from edgewise.train.feed import Augmentation
+from edgewise.train.losses import Loss
 from edgewise.train.state import HARMLESS
 
 Role = Literal["base", "variant", "control"]
@@ -470,7 +471,8 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss |
         job.run.checkpoints_dir / (name if times == 1 else f"{name}+{times}"),
         epochs=epochs,
         lr=lr,
-        loss=loss or cross_entropy,
+        loss=loss,
+        augment=_augmentation(job),
         resume=job.run.resumed,
     )
     fitted = fit(
@@ -479,6 +481,15 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss |
     job.threads[name] = fitted.threads
     job.run.update(train_threads=job.threads)
     return fitted.model
+
+
+def _augmentation(job: Job) -> Augmentation | None:
+    options = job.recipe.augment
+    if not options.active:
+        return None
+    from edgewise.data.augment import Augment
+
+    return Augment(options, resolve_input(job.recipe), job.dataset.train.labels, len(job.dataset.classes))
 
 
 def _context(job: Job, base: Built, name: str) -> Context:
@@ -492,7 +503,14 @@ def _context(job: Job, base: Built, name: str) -> Context:
 
         return train_copy
 
-    return Context(job.dataset, bind(options.epochs, options.lr), bind(short, low), base.model, job.recipe.seed)
+    return Context(
+        job.dataset,
+        bind(options.epochs, options.lr),
+        bind(short, low),
+        base.model,
+        job.recipe.seed,
+        augmented=job.recipe.augment.active,
+    )
 
 
 def _keep(job: Job, built: Built) -> Built:

@@ -22,9 +22,9 @@ from edgewise.progress import Advance, Progress
 from edgewise.recipe import TrainOptions
 from edgewise.train.checkpoint import load_newest, load_weights, remove_checkpoints, save_checkpoint
 from edgewise.train.evaluate import validate
-from edgewise.train.feed import Augmentation, Feed, Pixels, shuffled
+from edgewise.train.feed import Augmentation, Feed, Pixels
 from edgewise.train.fused import fuse_for_training
-from edgewise.train.losses import Batch, Loss, cross_entropy
+from edgewise.train.losses import Batch, Loss, make_loss
 from edgewise.train.optim import MovingAverage, make_optimizer, make_schedule
 from edgewise.train.state import State, fingerprint, load_optimizer, optimizer_tensors
 from edgewise.train.threads import faster_threads
@@ -53,7 +53,7 @@ class Setup:
     """How to train, besides the model and the images.
 
     options: see `edgewise.recipe.TrainOptions`. seed: of batch order, augmentation and dropout. checkpoints: folder for
-    `best.safetensors` and `last.safetensors`. epochs, lr: instead of those of the options. loss: the criterion.
+    `best.safetensors` and `last.safetensors`. epochs, lr, loss: instead of those of the options.
     augment: what happens to the images of a batch. resume: go on from the checkpoints where they are of this training.
     """
 
@@ -62,7 +62,7 @@ class Setup:
     checkpoints: Path
     epochs: int | None = None
     lr: float | None = None
-    loss: Loss = cross_entropy
+    loss: Loss | None = None
     augment: Augmentation | None = None
     resume: bool = False
 
@@ -89,7 +89,10 @@ class Trainer:
             fuse_for_training(self.module)
         self.pixels = Pixels(model.input, device)
         size = AUTO_BATCH if self.options.batch_size == "auto" else self.options.batch_size
-        self.feed = Feed(dataset.train, self.pixels, size, setup.seed, shuffled, setup.augment, world.rank, world.size)
+        self.feed = Feed(
+            dataset.train, self.pixels, size, setup.seed, self.options.sampling, setup.augment, world.rank, world.size
+        )
+        self.loss = setup.loss or make_loss(self.options.loss, dataset.train.labels, len(dataset.classes))
         peak = self.options.lr if setup.lr is None else setup.lr
         self.optimizer = make_optimizer(self.module, self.options, peak)
         self.schedule = make_schedule(self.options, self.epochs, self.feed.steps)
@@ -99,7 +102,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.state.amp == "fp16")
         self.last, self.best_path = (setup.checkpoints / f"{name}.safetensors" for name in ("last", "best"))
         self.fingerprint = fingerprint(
-            model, dataset.train, self.options, [setup.seed, peak, size, type(setup.loss).__name__]
+            model, dataset.train, self.options, [setup.seed, peak, size, type(self.loss).__name__]
         )
         self.saved_at = time.monotonic()
 
@@ -163,8 +166,8 @@ class Trainer:
         self.state = State(**facts["state"])
         if self.ema:
             self.ema.updates = self.state.ema_updates
-        if hasattr(self.setup.loss, "restore"):
-            self.setup.loss.restore(self.state.loss)
+        if hasattr(self.loss, "restore"):
+            self.loss.restore(self.state.loss)
         return True
 
     def save(self) -> None:
@@ -172,7 +175,7 @@ class Trainer:
         self.saved_at = time.monotonic()
         if self.ema:
             self.state.ema_updates = self.ema.updates
-        self.state.loss = self.setup.loss.state() if hasattr(self.setup.loss, "state") else {}
+        self.state.loss = self.loss.state() if hasattr(self.loss, "state") else {}
         if self.world.main:
             tensors = {f"model/{name}": value for name, value in self.module.state_dict().items()}
             if self.ema:
@@ -289,7 +292,7 @@ class Trainer:
         amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.state.amp)
         with torch.autocast(self.device.type, dtype=amp, enabled=amp is not None):
             scores = self.training(batch.images)
-        loss = self.setup.loss(scores.float(), batch) * share
+        loss = self.loss(scores.float(), batch) * share
         value = loss.item()
         if math.isfinite(value) or self.world.size > 1:  # the others wait for these gradients
             torch.autograd.backward(self.scaler.scale(loss))
@@ -383,7 +386,7 @@ class Trainer:
         if self.world.main:
             record |= validate(self._kept(), self.pixels, self.dataset.val, len(self.dataset.classes))
         record = self.world.same(record)
-        return record | _parts(self.setup.loss)
+        return record | _parts(self.loss)
 
 
 def _score(record: dict[str, Any], metric: str) -> float:
