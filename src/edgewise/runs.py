@@ -48,6 +48,19 @@ class Run:
         """Where training keeps its checkpoints, one folder per variant."""
         return self.path / "checkpoints"
 
+    @property
+    def explain_dir(self) -> Path:
+        """Where explanations are kept, one folder per variant."""
+        return self.path / "explain"
+
+    def status(self) -> str | None:
+        """The status in `run.json`; None where there is none."""
+        try:
+            found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["status"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return str(found)
+
     def update(self, **facts: object) -> None:
         """Merge facts into `run.json`."""
         target = self.path / "run.json"
