@@ -137,8 +137,12 @@ def train(
     for split in ("validation", "test"):
         accuracy, f1 = summary[split]["accuracy"], summary[split]["macro_f1"]
         print(f"{split:10}  accuracy {_interval(accuracy)}  macro F1 {_interval(f1)}  n {accuracy['n']}")
+    page = folder / "explain" / "base" / "explain.html"
     _next(
-        json_, f"model: {folder / 'model' / 'base'}", f"next:  edgewise run --data {data}  (compress, export, measure)"
+        json_,
+        f"model: {folder / 'model' / 'base'}",
+        *([f"page:  {page}"] if page.exists() else []),
+        f"next:  edgewise run --data {data}  (compress, export, measure)",
     )
 
 

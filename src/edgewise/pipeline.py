@@ -27,6 +27,7 @@ from edgewise.export.deliver import Exported, Order, deliver
 from edgewise.judge import choose, figure
 from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality
+from edgewise.measure.calibration import calibrate
 from edgewise.models import Model, create_model, default_input, open_model, rebuild, save_model
 from edgewise.models.cost import cost
 from edgewise.plan import parse_call
@@ -125,16 +126,19 @@ def train_model(
     """Train the base model of a recipe and measure it in torch; writes no bundle.
 
     Returns:
-        name, run, architecture, params_total, epochs, seconds, and validation and test `Quality` as plain data.
+        name, run, architecture, params_total, epochs, seconds, and validation and test `Quality` and `Calibration` as
+        plain data.
     """
     with open_job(recipe, out, force=force, argv=argv, progress=progress) as job:
         with job.stage("train"):
             base = train_base(job)
         explain_base(job)
         data = job.dataset
+        val, test = (logits(base.model, split.images) for split in (data.val, data.test))
         figures = {
-            name: quality(logits(base.model, split.images).argmax(1), split.labels, data.classes, seed=recipe.seed)
-            for name, split in (("validation", data.val), ("test", data.test))
+            "validation": quality(val.argmax(1), data.val.labels, data.classes, seed=recipe.seed),
+            "test": quality(test.argmax(1), data.test.labels, data.classes, seed=recipe.seed),
+            "calibration": calibrate(val, data.val.labels, test, data.test.labels, seed=recipe.seed),
         }
         summary = {
             "name": recipe.name,

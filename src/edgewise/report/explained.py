@@ -9,16 +9,16 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from edgewise.device.preprocess import BadImage, open_image
 from edgewise.errors import UntrustedError
 from edgewise.report.explanation import SPLITS, Explanation, Look, Worst, read_explanation
 from edgewise.report.rows import Row, confidence_verdict, interval
-from edgewise.report.words import show_share
+from edgewise.report.words import show_scaled, show_share
 from edgewise.results import Calibration, Reliability
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 LOOKS = 24
 """Most Grad-CAM pictures in a page, in the order of the class map."""
@@ -26,8 +26,8 @@ LOOKS = 24
 PAIRS = 10
 """Most confused pairs in a page."""
 
-PICTURE_BYTES = 1_000_000
-"""Most bytes that all pictures of a page take, as they stand in it."""
+LOOK_BYTES, WORST_BYTES = 900_000, 300_000
+"""Most bytes that the Grad-CAM pictures and the worst images take, as they stand in the page."""
 
 HEIGHT = 160
 """Taller pictures are made smaller for the page, in pixels."""
@@ -42,9 +42,9 @@ def section_of(folder: Path) -> dict[str, Any]:
         UntrustedError: the record or one of its pictures is missing or damaged.
     """
     record = read_explanation(folder)
-    album = _Album(folder)
-    looks = [shown for look in record.looks[:LOOKS] if (shown := _look(look, album))]
-    worst = [shown for one in record.worst if (shown := _worst(one, album))]
+    albums = _Album(folder, LOOK_BYTES), _Album(folder, WORST_BYTES)
+    looks = [shown for look in record.looks[:LOOKS] if (shown := _look(look, albums[0]))]
+    worst = [shown for one in record.worst if (shown := _worst(one, albums[1]))]
     return {
         "model": record.model,
         "architecture": record.architecture,
@@ -68,8 +68,8 @@ def section_of(folder: Path) -> dict[str, Any]:
             _diagram("As trained", record.calibration.before),
             _diagram("After temperature scaling", record.calibration.after),
         ],
-        "picture_limit": f"{PICTURE_BYTES / 1e6:g} MB",
-        "look_limit": LOOKS,
+        "look_limit": f"{LOOKS} of these pictures and {show_scaled(LOOK_BYTES, 'B')} of them",
+        "worst_limit": show_scaled(WORST_BYTES, "B"),
     }
 
 
@@ -95,12 +95,16 @@ def calibrations_of(rows: Sequence[Row]) -> list[dict[str, str]]:
 class _Album:
     """Pictures as data addresses, until their bytes are used up."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int) -> None:
         self._folder = folder
-        self._left = PICTURE_BYTES
+        self._left = limit
 
     def address(self, name: str) -> str | None:
         """The picture as it can stand in the page; None when it has no room left."""
+        from PIL.Image import Resampling
+
+        from edgewise.device.preprocess import BadImage, open_image
+
         try:
             image = open_image(self._folder / name).convert("RGB")
         except BadImage as problem:
@@ -112,7 +116,7 @@ class _Album:
                 fix="explain it again",
             ) from problem
         if image.height > HEIGHT:
-            image = image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Image.Resampling.BOX)
+            image = image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Resampling.BOX)
         kind, data = min((_encoded(image, kind) for kind in ("png", "jpeg")), key=lambda one: len(one[1]))
         text = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
         if len(text) > self._left:
@@ -121,7 +125,7 @@ class _Album:
         return text
 
 
-def _encoded(image: Image.Image, kind: str) -> tuple[str, bytes]:
+def _encoded(image: Image, kind: str) -> tuple[str, bytes]:
     stream = io.BytesIO()
     image.save(stream, kind, **({"quality": 85} if kind == "jpeg" else {}))
     return kind, stream.getvalue()

@@ -37,7 +37,7 @@ def write_html(
         path: where the page goes, e.g. ``RUN/report.html``; about 5 MB, nearly all of it plotly.js.
         history: training records, in the order they were logged: ``variant``, ``epoch`` and any of ``train_loss``,
             ``val_loss``, ``val_macro_f1``. Records without a variant and an epoch are other events and are left out.
-        explained: a folder that `edgewise.train.explain` filled, shown as a section with at most 1 MB of pictures.
+        explained: a folder that `edgewise.train.explain` filled, shown as a section with at most 1.2 MB of pictures.
 
     Raises:
         UnavailableError: plotly or Jinja2 is missing, or the file cannot be written.

@@ -53,7 +53,7 @@ def find_target(model: Model) -> Target:
     blank = np.zeros((1, *model.input.shape), dtype=np.uint8)
     try:
         with torch.no_grad():
-            model.module(Pixels(model.input, _device(model.module))(blank))
+            model.module.eval()(Pixels(model.input, _device(model.module))(blank))
     finally:
         for hook in hooks:
             hook.remove()
