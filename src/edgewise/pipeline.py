@@ -135,7 +135,7 @@ def train_model(
         explain_base(job)
         data = job.dataset
         val, test = (logits(base.model, split.images) for split in (data.val, data.test))
-        figures = {
+        figures: dict[str, Any] = {
             "validation": quality(val.argmax(1), data.val.labels, data.classes, seed=recipe.seed),
             "test": quality(test.argmax(1), data.test.labels, data.classes, seed=recipe.seed),
             "calibration": calibrate(val, data.val.labels, test, data.test.labels, seed=recipe.seed),

@@ -130,6 +130,29 @@ def test_a_pruned_net_has_its_map() -> None:
     assert heat_maps(pruned, "block2", spot(3, 3)[None], np.array([1])).shape == (1, SIDE, SIDE)
 
 
+class Shared(nn.Module):
+    """One ReLU that runs twice: captum would mix up its two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 5, 3, stride=2, padding=1)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.act(self.second(self.act(self.first(images))))
+        return torch.as_tensor(self.head(maps.mean(dim=(2, 3))))
+
+
+def test_a_layer_that_runs_twice_is_passed_over() -> None:
+    torch.manual_seed(0)
+    model = Model(Shared().eval(), "by hand", GRAY, LABELS)
+    assert find_target(model).name == "second"
+    images = np.stack([spot(2, 3), spot(9, 9)])
+    found = heat_maps(model, "second", images, np.array([0, 1]))
+    np.testing.assert_allclose(found, written_out(model, "second", images, [0, 1]), atol=1e-5)
+
+
 class Tokens(nn.Module):
     """Patches as tokens, mixed along the image: what a transformer returns, without its size."""
 
