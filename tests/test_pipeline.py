@@ -190,7 +190,7 @@ def test_changed_images_and_unknown_models_are_refused(shapes: Callable[..., Pat
     pipeline.train_model(wish, out)
     with pytest.raises(ConfigError, match='has no model "bas"') as caught:
         pipeline.explain_run(out, "bas")
-    assert (caught.value.code, caught.value.why) == ("C60", 'did you mean "base"?')
+    assert (caught.value.code, caught.value.why) == ("C70", 'did you mean "base"?')
     with pytest.raises(ConfigError, match=r'has no model "\.\./model/base"'):
         pipeline.explain_run(out, "../model/base")
     (images / "disc/003.png").unlink()
@@ -200,7 +200,7 @@ def test_changed_images_and_unknown_models_are_refused(shapes: Callable[..., Pat
     (out / "run.json").write_text('{"status": "interrupted"}')
     with pytest.raises(ConfigError, match="not a finished run") as unfinished:
         pipeline.explain_run(out)
-    assert (unfinished.value.code, unfinished.value.why) == ("C61", "its status is interrupted")
+    assert (unfinished.value.code, unfinished.value.why) == ("C71", "its status is interrupted")
 
 
 def test_a_recipe_can_leave_the_explanation_out(shapes: Callable[..., Path], tmp_path: Path) -> None:

@@ -281,14 +281,14 @@ def explain_run(out: Path, name: str = BASE, *, progress: Progress | None = None
     """Explain a model of a finished run, the base or a variant; the files are in `explain/NAME` of the run folder.
 
     Raises:
-        ConfigError: not a finished run (C61), or it has no such model (C60).
+        ConfigError: not a finished run (C71), or it has no such model (C70).
         DataError: the images are not there, or not those the run was made with (D60).
     """
     folder = runs.Run(out)
     if folder.status() != "complete":
         raise ConfigError(
             "not a finished run",
-            code="C61",
+            code="C71",
             where={"folder": out},
             why=f"its status is {folder.status()}" if folder.status() else "it holds no run.json",
             fix="give the folder of a run that is complete",
@@ -297,7 +297,7 @@ def explain_run(out: Path, name: str = BASE, *, progress: Progress | None = None
     if name not in names:
         raise ConfigError(
             f'the run has no model "{name}"',
-            code="C60",
+            code="C70",
             where={"folder": folder.model_dir},
             why=nearest(name, names),
             fix="name a model of the run, not a file of it: prune50, not prune50-int8",

@@ -56,4 +56,4 @@ def test_no_such_table_is_refused(root: Path, splits: Path, text: str | None) ->
         splits.write_bytes(text.encode("latin-1"))
     with pytest.raises(UntrustedError, match="cannot read the splits") as caught:
         check_same(load(root), splits)
-    assert caught.value.code == "U31"
+    assert caught.value.code == "U41"

@@ -184,7 +184,7 @@ def test_a_missing_picture_or_record_is_told(folder: Path, tmp_path: Path) -> No
     (folder / "class-001.png").write_bytes(b"not a picture")
     with pytest.raises(UntrustedError, match="missing or damaged") as caught:
         write_explanation_page(folder)
-    assert caught.value.code == "U30"
+    assert caught.value.code == "U40"
     with pytest.raises(UntrustedError, match="cannot read an explanation"):
         write_explanation_page(tmp_path)
 

@@ -19,7 +19,7 @@ def check_same(dataset: Dataset, splits: Path) -> None:
 
     Raises:
         DataError: an image is gone, new, or has other bytes, another label or another split (D60).
-        UntrustedError: the file cannot be read as a splits.csv (U31).
+        UntrustedError: the file cannot be read as a splits.csv (U41).
     """
     with tempfile.TemporaryDirectory() as folder:
         dataset.write_splits(Path(folder) / splits.name)
@@ -48,7 +48,7 @@ def _read(path: Path) -> dict[str, tuple[str, ...]]:
     except (OSError, ValueError, KeyError, csv.Error) as problem:
         raise UntrustedError(
             "cannot read the splits of a run",
-            code="U31",
+            code="U41",
             where={"file": path},
             why=f"no column {problem}" if isinstance(problem, KeyError) else str(problem),
             fix="copy the run folder again, or run the recipe again",

@@ -110,7 +110,7 @@ class _Album:
         except BadImage as problem:
             raise UntrustedError(
                 "a picture of an explanation is missing or damaged",
-                code="U30",
+                code="U40",
                 where={"file": self._folder / name},
                 why=str(problem),
                 fix="explain it again",

@@ -115,13 +115,13 @@ def read_explanation(folder: Path) -> Explanation:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise UntrustedError(
-            "cannot read an explanation", code="U30", where={"file": path}, why=str(problem), fix="explain it again"
+            "cannot read an explanation", code="U40", where={"file": path}, why=str(problem), fix="explain it again"
         ) from problem
     version = raw.get("schema") if isinstance(raw, dict) else None
     if version != SCHEMA:
         raise UntrustedError(
             f"an explanation of layout version {version!r}; this edgewise reads {SCHEMA}",
-            code="U30",
+            code="U40",
             where={"file": path},
             fix="explain it again",
         )
@@ -130,7 +130,7 @@ def read_explanation(folder: Path) -> Explanation:
         if PurePosixPath(name).name != name or name in {"", ".", ".."} or "\\" in name:
             raise UntrustedError(
                 "an explanation names a picture outside its folder",
-                code="U30",
+                code="U40",
                 where={"file": path, "name": name},
                 fix="explain it again",
             )
