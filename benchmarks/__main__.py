@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgewise import load_recipe, read_result, run
+from edgewise import Opening, load_recipe, read_result, run
 from edgewise.progress import for_terminal
 from edgewise.report import comparison
 
@@ -44,7 +44,12 @@ def main(names: list[str]) -> None:
     for name in names or RECIPES:
         out = ROOT / "runs" / f"bench-{name}"
         argv = ["edgewise", "run", f"recipes/{name}.yaml", "--out", f"runs/bench-{name}", "--force"]
-        run(load_recipe(ROOT / "recipes" / f"{name}.yaml"), out, force=True, argv=argv, progress=for_terminal())
+        run(
+            load_recipe(ROOT / "recipes" / f"{name}.yaml"),
+            out,
+            opening=Opening(force=True, argv=argv),
+            progress=for_terminal(),
+        )
         result = read_result(out / "results.json")
         print(f"\n## {name}\n\n`{result.command}`\n\n{markdown(comparison([result]))}\n")
         print(f"chosen: {result.chosen}; seconds: {json.dumps(result.seconds)}; machine: {result.machine.get('cpu')}")

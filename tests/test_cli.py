@@ -117,7 +117,7 @@ def test_words_become_one_call(
     monkeypatch.chdir(tmp_path)
     called = calls(monkeypatch, target, words)
     assert called.args_ == (recipe, Path(out))
-    assert called.kwargs["force"] is force
+    assert called.kwargs["opening"].force is force
 
 
 def test_a_recipe_file_takes_flags_over_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

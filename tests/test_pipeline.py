@@ -25,7 +25,7 @@ from edgewise.models import open_model
 from edgewise.recipe import Recipe
 from edgewise.report.explanation import read_explanation
 from edgewise.results import RunResult, read_result
-from edgewise.train import logits
+from edgewise.train import World, logits
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, Path,
     out = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", lambda _, address: connections.append(address))
-        result = pipeline.run(recipe(images), out, argv=["edgewise", "run", "it's"])
+        result = pipeline.run(recipe(images), out, opening=pipeline.Opening(argv=["edgewise", "run", "it's"]))
     assert connections == [], "a run used the network"
     assert tree_hash(images) == before, "the user's images were changed"
     return result, out, images
@@ -190,7 +190,7 @@ def test_changed_images_and_unknown_models_are_refused(shapes: Callable[..., Pat
     pipeline.train_model(wish, out)
     with pytest.raises(ConfigError, match='has no model "bas"') as caught:
         pipeline.explain_run(out, "bas")
-    assert (caught.value.code, caught.value.why) == ("C70", 'did you mean "base"?')
+    assert (caught.value.code, caught.value.why) == ("C80", 'did you mean "base"?')
     with pytest.raises(ConfigError, match=r'has no model "\.\./model/base"'):
         pipeline.explain_run(out, "../model/base")
     (images / "disc/003.png").unlink()
@@ -198,9 +198,9 @@ def test_changed_images_and_unknown_models_are_refused(shapes: Callable[..., Pat
         pipeline.explain_run(out)
     assert "1 gone: disc/003.png" in changed.value.why
     (out / "run.json").write_text('{"status": "interrupted"}')
-    with pytest.raises(ConfigError, match="not a finished run") as unfinished:
+    with pytest.raises(ConfigError, match="did not finish") as unfinished:
         pipeline.explain_run(out)
-    assert (unfinished.value.code, unfinished.value.why) == ("C71", "its status is interrupted")
+    assert (unfinished.value.code, unfinished.value.why) == ("C81", "its status is interrupted")
 
 
 def test_a_recipe_can_leave_the_explanation_out(shapes: Callable[..., Path], tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_an_explanation_that_fails_is_a_warning_and_the_run_goes_on(
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     wish = recipe(shapes(12), train={"epochs": 1, "batch_size": 16, "threads": 1})
-    with pipeline.open_job(wish, tmp_path / "run", force=False, argv=None, progress=None) as job:
+    with pipeline.open_job(wish, tmp_path / "run", pipeline.Opening(), None, World()) as job:
         pipeline.train_base(job)
         pipeline.explain_base(job)
     assert job.warnings[-1].startswith("the base model is not explained: the HTML report needs plotly and Jinja2.")

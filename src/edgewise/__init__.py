@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgewise.data import load_data
     from edgewise.models import create_model, list_models, open_model, profile, save_model
     from edgewise.models.cost import cost
-    from edgewise.pipeline import run, train_model
+    from edgewise.pipeline import Opening, run, train_model
     from edgewise.recipe import Recipe, load_recipe
     from edgewise.report import comparison
     from edgewise.results import read_result
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "InputSpec": "edgewise.bundle",
+    "Opening": "edgewise.pipeline",
     "Recipe": "edgewise.recipe",
     "comparison": "edgewise.report",
     "cost": "edgewise.models.cost",
@@ -45,6 +46,7 @@ _HOME = {
 
 __all__ = [
     "InputSpec",
+    "Opening",
     "Recipe",
     "comparison",
     "cost",

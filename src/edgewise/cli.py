@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from edgewise.errors import ConfigError, EdgewiseError, GateError
+from edgewise.interrupt import Interrupted, listen
 
 if TYPE_CHECKING:
-    from types import FrameType
-
+    from edgewise.pipeline import Opening
     from edgewise.recipe import Recipe
 
 app = typer.Typer(
@@ -32,9 +32,17 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-Source = Annotated[str, typer.Argument(metavar="DATA", help="Image folder, manifest, digits or fashion-mnist.")]
+Source = Annotated[str | None, typer.Argument(metavar="DATA", help="Image folder, manifest, digits or fashion-mnist.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder to make; default: runs/NAME.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that stands in the folder.")]
+Resume = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run; flags change its recipe.")
+]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-data-change", help="Resume although images were changed, added or removed.")
+]
+BatchSize = Annotated[str | None, typer.Option(help="Images per step, or auto.")]
+Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better validation figure.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. train.lr=0.01.")
 ]
@@ -54,6 +62,8 @@ def run(
     model: ModelName = None,
     size: Size = None,
     epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    patience: Patience = None,
     plan: Annotated[
         list[str] | None, typer.Option(help='A variant to make, e.g. "prune(0.7) > distill"; may be repeated.')
     ] = None,
@@ -65,6 +75,8 @@ def run(
     settings: Set = None,
     download: Download = False,
     force: Force = False,
+    resume: Resume = None,
+    accept_data_change: AcceptChanges = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -74,19 +86,22 @@ def run(
         "model": model,
         "data.size": size,
         "train.epochs": epochs,
+        "train.batch_size": _number(batch_size),
+        "train.patience": patience,
         "variants": [{"plan": text} for text in plan] if plan else None,
         "export.int8": int8,
         "seed": seed,
         "data.download": download or None,
     }
-    chosen = _recipe(recipe, flags, settings)
+    chosen = _recipe(resume / "recipe.yaml" if resume else recipe, flags, settings)
     _check_names(chosen)
-    folder = out or _free_folder(chosen.name)
+    folder = resume or out or _free_folder(chosen.name)
 
     from edgewise import pipeline
 
+    opening = _opening(force, resume, accept_data_change)
     try:
-        result = pipeline.run(chosen, folder, force=force, argv=_argv(), progress=_progress(quiet or json_))
+        result = pipeline.run(chosen, folder, opening=opening, progress=_progress(quiet or json_))
     except GateError:
         if not json_:
             from edgewise.results import read_result
@@ -104,15 +119,19 @@ def run(
 
 @app.command()
 def train(
-    data: Source,
+    data: Source = None,
     model: ModelName = None,
     size: Size = None,
     epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    patience: Patience = None,
     seed: Seed = None,
     out: Out = None,
     settings: Set = None,
     download: Download = False,
     force: Force = False,
+    resume: Resume = None,
+    accept_data_change: AcceptChanges = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -122,15 +141,18 @@ def train(
         "model": model,
         "data.size": size,
         "train.epochs": epochs,
+        "train.batch_size": _number(batch_size),
+        "train.patience": patience,
         "seed": seed,
         "data.download": download or None,
     }
-    chosen = _recipe(None, flags, settings)
-    folder = out or _free_folder(chosen.name)
+    chosen = _recipe(resume / "recipe.yaml" if resume else None, flags, settings)
+    folder = resume or out or _free_folder(chosen.name)
 
     from edgewise import pipeline
 
-    summary = pipeline.train_model(chosen, folder, force=force, argv=_argv(), progress=_progress(quiet or json_))
+    opening = _opening(force, resume, accept_data_change)
+    summary = pipeline.train_model(chosen, folder, opening=opening, progress=_progress(quiet or json_))
     if json_:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
@@ -142,7 +164,7 @@ def train(
         json_,
         f"model: {folder / 'model' / 'base'}",
         *([f"page:  {page}"] if page.exists() else []),
-        f"next:  edgewise run --data {data}  (compress, export, measure)",
+        f"next:  edgewise run --data {chosen.data.source}  (compress, export, measure)",
     )
 
 
@@ -260,19 +282,20 @@ def show_recipe() -> None:
 
 def main() -> NoReturn:
     """The `edgewise` command."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them costs a tenth of a usage error
     words = [word for word in sys.argv[1:] if word != "--debug"]
     debug, as_json = len(words) < len(sys.argv) - 1, "--json" in words
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    listen()
     try:
         code = app(words, standalone_mode=False) or 0
     except EdgewiseError as problem:
         if debug:
             raise
         code = _report(problem, as_json)
-    except _Stopped as stopped:
-        print("interrupted; what was finished is kept in the run folder", file=sys.stderr)
-        code = 128 + stopped.number
+    except Interrupted as stopped:
+        how = f"go on with: edgewise {words[0]} --resume {shlex.quote(str(stopped.saved))}" if stopped.saved else ""
+        print("interrupted" + (f"; the state is saved, {how}" if how else ""), file=sys.stderr)
+        code = stopped.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -282,17 +305,6 @@ def main() -> NoReturn:
             raise
         code = _report(_usage_error(problem, usage()) if usage else _unexpected(problem), as_json)
     sys.exit(code)
-
-
-class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, which typer would turn into an exit code of its own."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Stopped(number)
 
 
 def _usage_error(problem: Exception, message: str) -> ConfigError:
@@ -329,6 +341,18 @@ def _recipe(path: Path | None, flags: dict[str, Any], settings: list[str] | None
             "no data", code="C04", fix="give a recipe file, or --data FOLDER (or --data digits for a trial)"
         )
     return load_recipe(path, given)
+
+
+def _opening(force: bool, resume: Path | None, accept_changes: bool) -> Opening:
+    from edgewise.pipeline import Opening
+
+    if resume and force:
+        raise ConfigError("--force replaces a run and --resume goes on with it", code="C03", fix="use one of them")
+    return Opening(force, resume is not None, accept_changes, _argv())
+
+
+def _number(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdigit() else text
 
 
 def _check_names(recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ import json
 import shlex
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,17 +33,30 @@ from edgewise.models import Model, create_model, default_input, open_model, rebu
 from edgewise.models.cost import cost
 from edgewise.plan import parse_call
 from edgewise.progress import Progress, Silent
-from edgewise.recipe import Goal, Recipe, Variant, dump_recipe, load_recipe
+from edgewise.recipe import Goal, Recipe, Variant, differences, dump_recipe, load_recipe
 from edgewise.report import write_csv, write_html
 from edgewise.report.explanation import RECORD, Explanation
 from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, RunResult, to_json
-from edgewise.train import fit, logits
+from edgewise.train import Setup, World, fit, logits
 from edgewise.train.explain import explain
+from edgewise.train.losses import Loss, cross_entropy
+from edgewise.train.state import HARMLESS
 
 Role = Literal["base", "variant", "control"]
 BASE = "base"
 DEFAULT_SIZE = 128
 _MEASURED = ("cost", "validation", "test", "difference", "parity", "calibration", "latency", "memory")
+FREE_TO_CHANGE = (
+    "name",
+    "explain",
+    "variants",
+    "controls",
+    "export.",
+    "measure.",
+    "goal.",
+    *(f"train.{key}" for key in sorted(HARMLESS)),
+)
+"""Beginnings of the recipe keys that may differ when a run goes on."""
 PICTURE_PIXELS = 50_000_000
 """About how many decoded pixels of full-size pictures are held for the end-to-end clock."""
 
@@ -65,12 +79,14 @@ class Job:
     run: runs.Run
     dataset: Dataset
     progress: Progress
+    world: World
     history: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     threads: dict[str, int] = field(default_factory=dict)
+    trainings: Counter[str] = field(default_factory=Counter)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -82,9 +98,21 @@ class Job:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 2)
 
 
-def run(
-    recipe: Recipe, out: Path, *, force: bool = False, argv: list[str] | None = None, progress: Progress | None = None
-) -> RunResult:
+@dataclass(frozen=True)
+class Opening:
+    """How the run folder is opened.
+
+    force: replace the run that stands there. resume: go on with it instead. accept_changes: resume although images were
+    changed, added or removed. argv: the command, for the records.
+    """
+
+    force: bool = False
+    resume: bool = False
+    accept_changes: bool = False
+    argv: list[str] | None = None
+
+
+def run(recipe: Recipe, out: Path, *, opening: Opening = Opening(), progress: Progress | None = None) -> RunResult:
     """Do all that a recipe says: train, compress, export, check, measure, report.
 
     Leaves in `out`: run.json, recipe.yaml, splits.csv, metrics.jsonl, model/, explain/, bundles/, results.json,
@@ -96,7 +124,15 @@ def run(
         GateError: `goal.min` was asked for and nothing meets it; all files are written all the same.
     """
     variants = resolve_variants(recipe)
-    with open_job(recipe, out, force=force, argv=argv, progress=progress) as job:
+    world = World()
+    if world.size > 1:
+        raise ConfigError(
+            "several processes train one model, and do not compress and export it",
+            code="C26",
+            where={"processes": world.size},
+            fix="`accelerate launch -m edgewise train ...`, then `edgewise run --weights RUN ...` in one process",
+        )
+    with open_job(recipe, out, opening, progress, world) as job:
         with job.stage("train"):
             base = train_base(job)
         explain_base(job)
@@ -108,7 +144,7 @@ def run(
             exported = export_all(job, built)
         with job.stage("measure"):
             measurements = measure_all(job, exported)
-        result = conclude(job, measurements, argv)
+        result = conclude(job, measurements, opening.argv)
     if result.chosen is None:
         raise GateError(
             "nothing meets the goal",
@@ -121,15 +157,17 @@ def run(
 
 
 def train_model(
-    recipe: Recipe, out: Path, *, force: bool = False, argv: list[str] | None = None, progress: Progress | None = None
+    recipe: Recipe, out: Path, *, opening: Opening = Opening(), progress: Progress | None = None
 ) -> dict[str, Any]:
     """Train the base model of a recipe and measure it in torch; writes no bundle.
+
+    Under `accelerate launch` (or torchrun) all processes train it together, and the first one writes.
 
     Returns:
         name, run, architecture, params_total, epochs, seconds, and validation and test `Quality` and `Calibration` as
         plain data.
     """
-    with open_job(recipe, out, force=force, argv=argv, progress=progress) as job:
+    with open_job(recipe, out, opening, progress, World()) as job:
         with job.stage("train"):
             base = train_base(job)
         explain_base(job)
@@ -149,30 +187,74 @@ def train_model(
             "seconds": job.seconds,
             **{name: dataclasses.asdict(figure) for name, figure in figures.items()},
         }
-        runs.write_json(out / "training.json", summary)
+        if job.run.writes:
+            runs.write_json(out / "training.json", summary)
     return summary
 
 
 @contextlib.contextmanager
-def open_job(
-    recipe: Recipe, out: Path, *, force: bool, argv: list[str] | None, progress: Progress | None
-) -> Iterator[Job]:
-    """Check the names, make the run folder, read the data."""
+def open_job(recipe: Recipe, out: Path, opening: Opening, progress: Progress | None, world: World) -> Iterator[Job]:
+    """Check the names, make or open the run folder, read the data."""
     spec = resolve_input(recipe)
     create_model(recipe.model, labels=("a", "b"), input=spec)
-    with runs.create_run(out, force=force, argv=argv, seed=recipe.seed) as folder:
+    if opening.resume:
+        check_resumable(recipe, out)
+    with _folder(recipe, out, opening, world) as folder:
         progress = progress or Silent()
         started = time.perf_counter()
         dataset = _load(recipe, spec, progress)
-        runs.write_text(out / "recipe.yaml", dump_recipe(recipe))
-        dataset.write_splits(out / "splits.csv")
-        if dataset.bad:
-            dataset.write_bad_files(out / "bad_files.csv")
-        job = Job(recipe, folder, dataset, progress, warnings=list(dataset.summary["warnings"]))
+        if folder.writes:
+            runs.write_text(out / "recipe.yaml", dump_recipe(recipe))
+            dataset.write_splits(out / "splits.csv")
+            if dataset.bad:
+                dataset.write_bad_files(out / "bad_files.csv")
+        job = Job(recipe, folder, dataset, progress, world, warnings=list(dataset.summary["warnings"]))
         job.seconds["data"] = round(time.perf_counter() - started, 2)
         for warning in job.warnings:
             progress.say(f"warning: {warning}")
         yield job
+
+
+def check_resumable(recipe: Recipe, out: Path) -> None:
+    """Compare a recipe with that of the run in `out`.
+
+    Raises:
+        ConfigError: C22 the run is complete and nothing new is asked of it, C23 something was changed that its
+            checkpoints depend on, C25 there is no run.
+    """
+    facts = runs.read_run(out)
+    known = load_recipe(out / "recipe.yaml")
+    changed = differences(known, recipe)
+    if facts["status"] == "complete" and not changed:
+        raise ConfigError(
+            "this run is complete", code="C22", where={"folder": out}, fix="`edgewise compare` shows what it found"
+        )
+    binding = [line for key, line in changed.items() if not key.startswith(FREE_TO_CHANGE)]
+    theirs, ours = (
+        str(versions.get("torch", "")).partition(".")[0] for versions in (facts["versions"], runs.versions())
+    )
+    if theirs != ours:
+        binding.append(f"torch: {facts['versions'].get('torch')} -> {runs.versions().get('torch')}")
+    if binding:
+        raise ConfigError(
+            "the run cannot go on with these changes",
+            code="C23",
+            where={"folder": out},
+            why="\n".join(binding),
+            fix=f"resume without them, or start a new run from its weights: edgewise train DATA --weights {out}",
+        )
+
+
+@contextlib.contextmanager
+def _folder(recipe: Recipe, out: Path, opening: Opening, world: World) -> Iterator[runs.Run]:
+    if not world.main:
+        yield runs.Run(out, resumed=opening.resume, writes=False)
+    elif opening.resume:
+        with runs.open_run(out, argv=opening.argv) as folder:
+            yield folder
+    else:
+        with runs.create_run(out, force=opening.force, argv=opening.argv, seed=recipe.seed) as folder:
+            yield folder
 
 
 def resolve_input(recipe: Recipe) -> InputSpec:
@@ -252,7 +334,7 @@ def explain_base(job: Job) -> None:
 
     A failure is a warning: the run goes on.
     """
-    if not job.recipe.explain:
+    if not job.recipe.explain or not job.run.writes:
         return
     with job.stage("explain"):
         try:
@@ -281,23 +363,24 @@ def explain_run(out: Path, name: str = BASE, *, progress: Progress | None = None
     """Explain a model of a finished run, the base or a variant; the files are in `explain/NAME` of the run folder.
 
     Raises:
-        ConfigError: not a finished run (C71), or it has no such model (C70).
+        ConfigError: no run (C25), one that did not finish (C81), or one without such a model (C80).
         DataError: the images are not there, or not those the run was made with (D60).
     """
     folder = runs.Run(out)
-    if folder.status() != "complete":
+    status = runs.read_run(out)["status"]
+    if status != "complete":
         raise ConfigError(
-            "not a finished run",
-            code="C71",
+            "this run did not finish",
+            code="C81",
             where={"folder": out},
-            why=f"its status is {folder.status()}" if folder.status() else "it holds no run.json",
-            fix="give the folder of a run that is complete",
+            why=f"its status is {status}",
+            fix=f"go on with it first: edgewise run --resume {out}",
         )
     names = sorted(path.name for path in folder.model_dir.iterdir() if path.is_dir())
     if name not in names:
         raise ConfigError(
             f'the run has no model "{name}"',
-            code="C70",
+            code="C80",
             where={"folder": folder.model_dir},
             why=nearest(name, names),
             fix="name a model of the run, not a file of it: prune50, not prune50-int8",
@@ -448,23 +531,26 @@ def _load(recipe: Recipe, spec: InputSpec, progress: Progress) -> Dataset:
     return dataset
 
 
-def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, **more: Any) -> Model:
+def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss | None = None) -> Model:
+    """Train under a name; a plan that trains twice under one name has a checkpoint folder for each time."""
+
     def on_epoch(record: dict[str, Any]) -> None:
         job.history.append({"variant": name, **record})
         job.run.log_metrics(job.history[-1])
 
-    fitted = fit(
-        model,
-        job.dataset,
+    job.trainings[name] += 1
+    times = job.trainings[name]
+    setup = Setup(
         job.recipe.train,
-        seed=job.recipe.seed,
-        checkpoints=job.run.checkpoints_dir / name,
-        title=f"train {name}",
+        job.recipe.seed,
+        job.run.checkpoints_dir / (name if times == 1 else f"{name}+{times}"),
         epochs=epochs,
         lr=lr,
-        on_epoch=on_epoch,
-        progress=job.progress,
-        **more,
+        loss=loss or cross_entropy,
+        resume=job.run.resumed,
+    )
+    fitted = fit(
+        model, job.dataset, setup, title=f"train {name}", on_epoch=on_epoch, progress=job.progress, world=job.world
     )
     job.threads[name] = fitted.threads
     job.run.update(train_threads=job.threads)
@@ -477,9 +563,8 @@ def _context(job: Job, base: Built, name: str) -> Context:
     low = options.finetune_lr or options.lr
 
     def bind(default_epochs: int, lr: float) -> Any:
-        def train_copy(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
-            more = {} if loss is None else {"loss": loss}
-            return _fit(job, name, model, epochs or default_epochs, lr, **more)
+        def train_copy(model: Model, *, epochs: int | None = None, loss: Loss | None = None) -> Model:
+            return _fit(job, name, model, epochs or default_epochs, lr, loss)
 
         return train_copy
 
@@ -487,7 +572,8 @@ def _context(job: Job, base: Built, name: str) -> Context:
 
 
 def _keep(job: Job, built: Built) -> Built:
-    save_model(built.model, job.run.model_dir / built.name)
+    if job.run.writes:
+        save_model(built.model, job.run.model_dir / built.name)
     return built
 
 

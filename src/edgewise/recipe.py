@@ -5,7 +5,11 @@ Every key has a description, a range and a default; the command line, the docs a
 
 from __future__ import annotations
 
+import ast
 import difflib
+import functools
+import inspect
+import itertools
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -30,9 +34,13 @@ Scheme = Literal["auto", "u8s8", "u8s8-rr", "s8s8", "u8s8-qop", "u8s8-rr-qop", "
 
 
 class Strict(BaseModel):
-    """Base of all option models: unknown keys are errors, values never change after reading."""
+    """Base of all option models: unknown keys are errors, values never change after reading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    The docstring under a field is its description; see `meanings`. Pydantic could read them when a class is made, and
+    build each validator then, but a mistyped flag should not wait for either.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 def _to_plan(value: Any) -> Any:
@@ -111,24 +119,53 @@ class TrainOptions(Strict):
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
     """Passes over the training images."""
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
-    """Images per step."""
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] | Literal["auto"] = 64
+    """Images per step. auto takes 64 and, when memory runs out, halves what is computed at once (gradients are added
+    up, so that a step still sees 64)."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with Nesterov momentum."""
     lr: Annotated[float, Field(gt=0, le=10)] = 3e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+    backbone_lr: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Peak learning rate of everything before the classifier; default: `lr`."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Decoupled weight decay; not applied to biases and norms."""
+    schedule: Literal["cosine", "restarts", "onecycle", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up: one cosine, cosines that start anew, the one-cycle policy (which
+    brings its own warm-up), or not at all."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
-    """Epochs of linear warm-up before the cosine."""
+    """Epochs of linear warm-up."""
+    restart_epochs: Annotated[int, Field(ge=1)] = 10
+    """Length of the first cosine of `restarts`."""
+    restart_mult: Annotated[int, Field(ge=1)] = 2
+    """How many times as long each next cosine of `restarts` is."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a moving average of the weights, which is then what is validated and kept; 0 is off, 0.99 to 0.9999 are
+    usual."""
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the gradient of all weights; longer ones are cut to it. 0 is off."""
+    freeze: Annotated[int, Field(ge=0)] | Literal["none", "backbone"] = "none"
+    """What is not trained: the first so many stages, or all but the classifier."""
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    """Mixed precision; auto uses it on CUDA only (on CPUs it was many times slower)."""
+    metric: Literal["macro_f1", "accuracy", "balanced_accuracy", "worst_recall", "loss"] = "macro_f1"
+    """The validation figure whose best epoch is kept."""
     patience: Annotated[int, Field(ge=0)] = 10
-    """Stop after so many epochs without a better validation macro F1; 0 never stops early."""
+    """Stop after so many epochs without a better figure; 0 never stops early."""
     finetune_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Epochs a technique trains for after it changed a model; default: two thirds of `epochs`."""
     finetune_lr: Annotated[float, Field(gt=0, le=10)] | None = None
     """Peak learning rate of fine-tuning; default: `lr`."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    """A checkpoint is written after every epoch, and within one as often as this."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA when it works."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads for training; default: the faster of 1 and all, timed on the first steps."""
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Mirrors of metrics.jsonl, all offline: tensorboard/, mlflow/ and wandb/ in the run folder."""
 
 
 class Variant(Strict):
@@ -258,6 +295,22 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     return values
 
 
+@functools.cache
+def meanings(model: type[BaseModel]) -> dict[str, str]:
+    """The docstring under each field of an option model, in one line."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    found: dict[str, str] = {}
+    for field_, below in itertools.pairwise(getattr(body, "body", [])):
+        if (
+            isinstance(field_, ast.AnnAssign)
+            and isinstance(field_.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            found[field_.target.id] = " ".join(str(below.value.value).split())
+    return found
+
+
 def example() -> str:
     """A complete recipe in YAML: every key with its default and its meaning as comments."""
     lines = ["# A complete edgewise recipe; all but data.source can be left out.", *_example(Recipe, 0)]
@@ -267,8 +320,8 @@ def example() -> str:
 def _example(model: type[BaseModel], depth: int) -> Iterator[str]:
     indent = "  " * depth
     for name, field_ in model.model_fields.items():
-        description = " ".join((field_.description or "").split())
-        yield from (f"{indent}# {line}" for line in textwrap.wrap(description, 100, break_on_hyphens=False))
+        description = textwrap.wrap(meanings(model)[name], 100, break_on_hyphens=False)
+        yield from (f"{indent}# {line}" for line in description)
         below = next(_models(field_.annotation), None)
         if name == "variants" and below is not None:
             yield f"{indent}variants:"
@@ -285,6 +338,24 @@ def _example(model: type[BaseModel], depth: int) -> Iterator[str]:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every key written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def differences(before: Recipe, after: Recipe) -> dict[str, str]:
+    """The keys whose values differ, each with a line ``key: before -> after``."""
+    old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (before, after))
+    return {
+        key: f"{key}: {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key)
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def build(model: type[M], raw: Mapping[str, Any], origin: str, lines: Mapping[tuple[str, ...], int] | None = None) -> M:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,24 +15,33 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from edgewise.errors import ConfigError, UnavailableError
+from edgewise.interrupt import Interrupted
 
 Status = Literal["running", "complete", "failed", "interrupted"]
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 _PACKAGES = ("edgewise", "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxruntime", "numpy", "Pillow")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that this process holds the lock of. Made by `create_run`."""
+    """A run folder that this process holds the lock of. Made by `create_run`, or by `open_run` to go on with one.
+
+    With `writes` False nothing is written: one of several processes that train together holds the folder for all.
+    """
 
     path: Path
+    resumed: bool = False
+    writes: bool = True
+    _unwritten: list[str] = field(default_factory=list)
 
     @property
     def model_dir(self) -> Path:
@@ -53,24 +63,42 @@ class Run:
         """Where explanations are kept, one folder per variant."""
         return self.path / "explain"
 
-    def status(self) -> str | None:
-        """The status in `run.json`; None where there is none."""
-        try:
-            found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["status"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return str(found)
-
     def update(self, **facts: object) -> None:
         """Merge facts into `run.json`."""
+        if not self.writes:
+            return
         target = self.path / "run.json"
         known = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
         write_json(target, {**known, **facts})
 
     def log_metrics(self, record: dict[str, object]) -> None:
-        """Append one line to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        """Append one line to `metrics.jsonl`; while the disk takes nothing, lines wait for the next call."""
+        if self.writes:
+            self._unwritten.append(json.dumps(record, ensure_ascii=False) + "\n")
+            self._flush_metrics()
+
+    def finish(self, status: Status) -> None:
+        """Leave the last word in `run.json`; what a full disk does not take goes to standard error."""
+        if self._unwritten:
+            self._flush_metrics()
+        try:
+            self.update(status=status, ended=_now())
+        except (OSError, UnavailableError) as problem:
+            print(f"warning: run.json could not be brought up to date: {problem}", file=sys.stderr)
+        if self._unwritten:
+            print("metrics that could not be written:", *self._unwritten, sep="\n", file=sys.stderr)
+
+    def _flush_metrics(self) -> None:
+        target = self.path / "metrics.jsonl"
+        size = target.stat().st_size if target.exists() else 0
+        try:
+            with target.open("a", encoding="utf-8") as stream:
+                stream.write("".join(self._unwritten))
+        except OSError:
+            with contextlib.suppress(OSError):  # half a line would spoil the file
+                os.truncate(target, size)
+        else:
+            self._unwritten.clear()
 
 
 @contextlib.contextmanager
@@ -84,6 +112,58 @@ def create_run(path: Path, *, force: bool = False, argv: list[str] | None = None
         UnavailableError: the folder cannot be written, or another process is using it.
     """
     _check_free(path, force)
+    with _held(path):
+        if force:
+            _clear(path)
+        run = Run(path)
+        run.update(argv=sys.argv if argv is None else argv, seed=seed, started=_now(), versions=versions())
+        with _status(run):
+            yield run
+
+
+@contextlib.contextmanager
+def open_run(path: Path, *, argv: list[str] | None = None) -> Iterator[Run]:
+    """Hold the lock of a run that was interrupted, to go on with it; otherwise as `create_run`.
+
+    `metrics.jsonl` starts anew: whoever resumes tells the finished epochs again.
+
+    Raises:
+        ConfigError: C25, there is no run.
+        UnavailableError: the folder cannot be written, or another process is using it.
+    """
+    read_run(path)
+    with _held(path):
+        run = Run(path, resumed=True)
+        earlier = read_run(path).get("resumed", [])
+        now = {"when": _now(), "argv": sys.argv if argv is None else argv, "versions": versions()}
+        run.update(resumed=[*earlier, now])
+        (path / "metrics.jsonl").unlink(missing_ok=True)
+        with _status(run):
+            yield run
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The facts in a run's `run.json`.
+
+    Raises:
+        ConfigError: C25, there is no run.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ConfigError(
+            "there is no run in this folder",
+            code="C25",
+            where={"folder": path},
+            why=getattr(problem, "strerror", "") or "run.json cannot be read",
+            fix="give the folder of a run, e.g. runs/NAME",
+        ) from problem
+    return facts
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Make the folder, check that it can be written, and hold its lock."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
@@ -96,30 +176,31 @@ def create_run(path: Path, *, force: bool = False, argv: list[str] | None = None
             fix="choose another place with --out",
         ) from problem
     try:
-        if force:
-            _clear(path)
-        run = Run(path)
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        run.update(
-            status="running",
-            argv=sys.argv if argv is None else argv,
-            seed=seed,
-            started=started,
-            host={"name": socket.gethostname(), "platform": platform.platform(), "python": platform.python_version()},
-            versions=versions(),
-        )
-        status: Status = "failed"
-        try:
-            yield run
-            status = "complete"
-        except BaseException as problem:
-            status = "failed" if isinstance(problem, Exception) else "interrupted"
-            write_text(path / "log.txt", traceback.format_exc())
-            raise
-        finally:
-            run.update(status=status, ended=datetime.now(UTC).isoformat(timespec="seconds"))
+        yield
     finally:
         lock.close()
+
+
+@contextlib.contextmanager
+def _status(run: Run) -> Iterator[None]:
+    """Keep the status in `run.json` true, the traceback of a failure in `log.txt`, and no metrics unwritten."""
+    host = {"name": socket.gethostname(), "platform": platform.platform(), "python": platform.python_version()}
+    run.update(status="running", host=host, ended=None)
+    status: Status = "failed"
+    try:
+        yield
+        status = "complete"
+    except Interrupted as stopped:
+        status = "interrupted"
+        stopped.saved = run.path if run.checkpoints_dir.exists() else None
+        raise
+    except BaseException as problem:
+        status = "failed" if isinstance(problem, Exception) else "interrupted"
+        with contextlib.suppress(OSError, UnavailableError):  # the disk may be what failed
+            write_text(run.path / "log.txt", traceback.format_exc())
+        raise
+    finally:
+        run.finish(status)
 
 
 def versions() -> dict[str, str]:
@@ -151,9 +232,45 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, data: bytes, keep: Path | None = None) -> None:
+    """Write bytes atomically; with `keep`, what stood there before stays under that name.
+
+    Raises:
+        UnavailableError: E03, the disk is full, the file may not be so large, or the place is read-only.
+    """
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+        if keep and path.exists():
+            keep.unlink(missing_ok=True)
+            try:
+                os.link(path, keep)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, keep)
+
+    try:
+        write_atomic(path, write)
+    except OSError as problem:
+        if problem.errno not in _NO_ROOM:
+            raise
+        raise UnavailableError(
+            "cannot write a file; what stood there before is still whole",
+            code="E03",
+            where={"file": path},
+            why=f"{problem.strerror}; {len(data):,} bytes needed, {free_bytes(path.parent):,} free",
+            fix="free some space (or lift the limit), then go on with --resume",
+        ) from problem
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk of a folder, or of the nearest folder above it that is there."""
+    there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path("/"))
+    return shutil.disk_usage(there).free
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write UTF-8 text atomically; see `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -172,6 +289,10 @@ def cache_dir() -> Path:
     if "EDGEWISE_CACHE" in os.environ:
         return Path(os.environ["EDGEWISE_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgewise"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _check_free(path: Path, force: bool) -> None:
@@ -211,7 +332,7 @@ def _lock(path: Path) -> IO[str]:
             fix="wait for it, or choose another folder with --out",
         ) from problem
     stream.truncate(0)
-    stream.write(f"pid {os.getpid()}@{socket.gethostname()} since {datetime.now(UTC).isoformat(timespec='seconds')}")
+    stream.write(f"pid {os.getpid()}@{socket.gethostname()} since {_now()}")
     stream.flush()
     return stream
 

@@ -14,8 +14,8 @@ from edgewise.data import Dataset
 from edgewise.errors import ConfigError
 from edgewise.models import Model, open_model, save_model
 from edgewise.models.cost import cost
-from edgewise.recipe import TrainOptions
-from edgewise.train import fit, logits
+from edgewise.recipe import TrainOptions, meanings
+from edgewise.train import Setup, fit, logits
 from tests.train.conftest import CLASSES, SPEC, make_dataset
 
 PLANS = {
@@ -37,7 +37,7 @@ def base(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
 
     model = create_model("convnet(8, 16)", labels=CLASSES, input=SPEC, seed=0)
     options = TrainOptions(epochs=4, batch_size=16, lr=0.01, threads=1)
-    return fit(model, dataset, options, seed=0, checkpoints=tmp_path_factory.mktemp("base")).model
+    return fit(model, dataset, Setup(options, 0, tmp_path_factory.mktemp("base"))).model
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def context(dataset: Dataset, base: Model, tmp_path: Path) -> Context:
 
     def train(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
         more = {} if loss is None else {"loss": loss}
-        return fit(model, dataset, options, seed=0, checkpoints=tmp_path / "work", epochs=epochs, **more).model
+        return fit(model, dataset, Setup(options, 0, tmp_path / "work", epochs=epochs, **more)).model
 
     return Context(dataset, train, train, base, seed=0)
 
@@ -80,7 +80,7 @@ def test_options_round_trip(name: str, plans: list[str]) -> None:
         ((found, technique, options),) = check_plan(plan)
         assert found == name
         assert technique.options.model_validate(options.model_dump()) == options
-        assert all(field.description for field in technique.options.model_fields.values())
+        assert set(meanings(technique.options)) == set(technique.options.model_fields)
 
 
 def test_steps_are_told_in_order(base: Model, context: Context) -> None:

@@ -13,8 +13,8 @@ from torch import nn
 from edgewise.bundle import InputSpec
 from edgewise.compress.prune import PruneOptions, remove_channels
 from edgewise.models import Model, create_model
+from edgewise.train.feed import Pixels
 from edgewise.train.gradcam import COLOURS, find_target, heat_maps, overlay
-from edgewise.train.loop import Pixels
 from tests.models.stitching import PUBLISHED
 
 SIDE = 24

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,20 @@ from sklearn.metrics import f1_score
 from edgewise.data import Dataset
 from edgewise.errors import TrainingError, UnavailableError
 from edgewise.models import Model
+from edgewise.progress import Progress
 from edgewise.recipe import TrainOptions
-from edgewise.train import fit, logits
-from edgewise.train.loop import Pixels, Schedule, pick_device
+from edgewise.train import Fitted, Setup, fit, logits
+from edgewise.train.feed import Pixels
+from edgewise.train.loop import pick_device
 from edgewise.train.losses import DistillationLoss
 from tests.train.conftest import SPEC, make_dataset
 
 FAST = TrainOptions(epochs=6, batch_size=16, lr=0.01, threads=1)
 
 
-def run(model: Model, dataset: Dataset, folder: Path, **more: Any) -> Any:
-    options = more.pop("options", FAST)
-    return fit(model, dataset, options, seed=more.pop("seed", 0), checkpoints=folder, **more)
+def run(model: Model, dataset: Dataset, folder: Path, progress: Progress | None = None, **more: Any) -> Fitted:
+    setup = Setup(more.pop("options", FAST), more.pop("seed", 0), folder, **more)
+    return fit(model, dataset, setup, progress=progress)
 
 
 def test_it_learns_and_leaves_the_given_model_alone(model: Model, dataset: Dataset, tmp_path: Path) -> None:
@@ -92,18 +93,6 @@ def test_the_parts_of_a_loss_are_logged_per_epoch(model: Model, dataset: Dataset
     for record in fitted.history:
         total = 0.5 * record["loss_hard"] + 0.5 * record["loss_soft"]
         assert record["train_loss"] == pytest.approx(total, rel=1e-4)
-
-
-def test_schedule_warms_up_then_falls_to_zero() -> None:
-    schedule = Schedule(peak=1.0, steps=100, warmup=10)
-    rates = [schedule(step) for step in range(100)]
-    assert rates[9] == 1.0
-    assert rates[0] == pytest.approx(0.1)
-    assert all(a <= b for a, b in itertools.pairwise(rates[:10]))
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[-1] < 0.001
-    assert Schedule(1.0, 1, 10)(0) == 1.0
 
 
 def test_pixels_are_normalised_channels_last() -> None:

@@ -294,7 +294,8 @@ class _Place:
         return ""
 
     def remember(self, key: str) -> None:
-        write_text(self._seen(), key + "\n")
+        with contextlib.suppress(UnavailableError):  # a full disk; it only saves time
+            write_text(self._seen(), key + "\n")
 
     def _seen(self) -> Path:
         return cache_dir() / "pixels" / f"{self._stamp}.seen"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from edgewise.train.loop import Fitted, fit, logits
+from edgewise.train.evaluate import logits
+from edgewise.train.loop import fit
+from edgewise.train.trainer import Fitted, Setup
+from edgewise.train.world import World
 
-__all__ = ["Fitted", "fit", "logits"]
+__all__ = ["Fitted", "Setup", "World", "fit", "logits"]

@@ -31,8 +31,8 @@ from edgewise.progress import Progress, Silent
 from edgewise.report import write_explanation_page
 from edgewise.report.explanation import RECORD, Answer, Explanation, Look, Pair, Worst, to_json
 from edgewise.runs import write_atomic, write_text
+from edgewise.train.evaluate import logits
 from edgewise.train.gradcam import Target, find_target, heat_maps, overlay
-from edgewise.train.loop import logits
 
 LOOKS = 100
 """Most classes that get a picture, in the order of the class map."""

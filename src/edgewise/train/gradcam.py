@@ -18,7 +18,7 @@ from torch import nn
 
 from edgewise.models import Model
 from edgewise.runs import cache_dir
-from edgewise.train.loop import Pixels
+from edgewise.train.feed import Pixels
 
 COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64)
 """From cold to hot, RGB: five points of matplotlib's inferno."""

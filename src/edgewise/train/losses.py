@@ -20,6 +20,7 @@ class Batch:
     images: torch.Tensor
     labels: torch.Tensor
     rows: torch.Tensor
+    targets: torch.Tensor | None = None
 
 
 class Loss(Protocol):
