@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from edgewise import cli
+from edgewise.progress import Silent
 from edgewise.recipe import Recipe
 from tests.report.builders import run_result
 
@@ -147,6 +148,13 @@ def test_the_other_commands(
 ) -> None:
     called = calls(monkeypatch, target, words)
     assert (called.args_, called.kwargs) == (args, kwargs)
+
+
+def test_explain_names_a_run_and_one_of_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, args in ((["r"], (Path("r"), "base")), (["r", "--model", "half"], (Path("r"), "half"))):
+        called = calls(monkeypatch, "edgewise.pipeline.explain_run", ["explain", *words, "--json"])
+        assert called.args_ == args
+        assert isinstance(called.kwargs["progress"], Silent)
 
 
 def test_runs_are_numbered_and_never_reused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -159,11 +159,33 @@ def train(
     for split in ("validation", "test"):
         accuracy, f1 = summary[split]["accuracy"], summary[split]["macro_f1"]
         print(f"{split:10}  accuracy {_interval(accuracy)}  macro F1 {_interval(f1)}  n {accuracy['n']}")
+    page = folder / "explain" / "base" / "explain.html"
     _next(
         json_,
         f"model: {folder / 'model' / 'base'}",
+        *([f"page:  {page}"] if page.exists() else []),
         f"next:  edgewise run --data {chosen.data.source}  (compress, export, measure)",
     )
+
+
+@app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    model: Annotated[str, typer.Option(help="Which of its models: base, or the name of a variant.")] = "base",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a model of a run looks at, where it errs and how far its confidence can be believed."""
+    from edgewise import pipeline
+
+    found = pipeline.explain_run(run, model, progress=_progress(quiet or json_))
+    if json_:
+        print(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
+    else:
+        from edgewise.report.explanation import summary
+
+        print("\n".join(summary(found)))
+    _next(json_, f"page:  {run / 'explain' / model / 'explain.html'}")
 
 
 @app.command()

@@ -21,20 +21,24 @@ from edgewise import runs
 from edgewise.bundle import CENTER, InputSpec, update_measured
 from edgewise.compress import Context, apply_plan, check_plan
 from edgewise.data import Dataset, defaults, load_data
+from edgewise.data.same import check_same
 from edgewise.device.preprocess import open_image
-from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError
+from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError, nearest
 from edgewise.export.deliver import Exported, Order, deliver
 from edgewise.judge import choose, figure
 from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality
-from edgewise.models import Model, create_model, default_input, rebuild, save_model
+from edgewise.measure.calibration import calibrate
+from edgewise.models import Model, create_model, default_input, open_model, rebuild, save_model
 from edgewise.models.cost import cost
 from edgewise.plan import parse_call
 from edgewise.progress import Progress, Silent
 from edgewise.recipe import Goal, Recipe, Variant, differences, dump_recipe, load_recipe
 from edgewise.report import write_csv, write_html
+from edgewise.report.explanation import RECORD, Explanation
 from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, RunResult, to_json
 from edgewise.train import Setup, World, fit, logits
+from edgewise.train.explain import explain
 from edgewise.train.feed import Augmentation
 from edgewise.train.losses import Loss
 from edgewise.train.state import HARMLESS
@@ -42,8 +46,10 @@ from edgewise.train.state import HARMLESS
 Role = Literal["base", "variant", "control"]
 BASE = "base"
 DEFAULT_SIZE = 128
+_MEASURED = ("cost", "validation", "test", "difference", "parity", "calibration", "latency", "memory")
 FREE_TO_CHANGE = (
     "name",
+    "explain",
     "variants",
     "controls",
     "export.",
@@ -110,8 +116,8 @@ class Opening:
 def run(recipe: Recipe, out: Path, *, opening: Opening = Opening(), progress: Progress | None = None) -> RunResult:
     """Do all that a recipe says: train, compress, export, check, measure, report.
 
-    Leaves in `out`: run.json, recipe.yaml, splits.csv, metrics.jsonl, model/, bundles/, results.json, results.csv and
-    report.html.
+    Leaves in `out`: run.json, recipe.yaml, splits.csv, metrics.jsonl, model/, explain/, bundles/, results.json,
+    results.csv and report.html.
 
     Raises:
         ConfigError: a name, plan or key is wrong; nothing has been trained then.
@@ -130,6 +136,7 @@ def run(recipe: Recipe, out: Path, *, opening: Opening = Opening(), progress: Pr
     with open_job(recipe, out, opening, progress, world) as job:
         with job.stage("train"):
             base = train_base(job)
+        explain_base(job)
         with job.stage("compress"):
             built = [base, *make_variants(job, base, variants)]
         with job.stage("controls"):
@@ -158,15 +165,19 @@ def train_model(
     Under `accelerate launch` (or torchrun) all processes train it together, and the first one writes.
 
     Returns:
-        name, run, architecture, params_total, epochs, seconds, and validation and test `Quality` as plain data.
+        name, run, architecture, params_total, epochs, seconds, and validation and test `Quality` and `Calibration` as
+        plain data.
     """
     with open_job(recipe, out, opening, progress, World()) as job:
         with job.stage("train"):
             base = train_base(job)
+        explain_base(job)
         data = job.dataset
-        figures = {
-            name: quality(logits(base.model, split.images).argmax(1), split.labels, data.classes, seed=recipe.seed)
-            for name, split in (("validation", data.val), ("test", data.test))
+        val, test = (logits(base.model, split.images) for split in (data.val, data.test))
+        figures: dict[str, Any] = {
+            "validation": quality(val.argmax(1), data.val.labels, data.classes, seed=recipe.seed),
+            "test": quality(test.argmax(1), data.test.labels, data.classes, seed=recipe.seed),
+            "calibration": calibrate(val, data.val.labels, test, data.test.labels, seed=recipe.seed),
         }
         summary = {
             "name": recipe.name,
@@ -319,6 +330,69 @@ def train_base(job: Job) -> Built:
     return _keep(job, Built(BASE, "base", "", trained))
 
 
+def explain_base(job: Job) -> None:
+    """Explain the base model as it stands in the run folder, unless the recipe says not to.
+
+    A failure is a warning: the run goes on.
+    """
+    if not job.recipe.explain or not job.run.writes:
+        return
+    with job.stage("explain"):
+        try:
+            explain_model(job.recipe, job.dataset, job.run, BASE, job.progress)
+        except EdgewiseError as problem:
+            job.warnings.append(f"the base model is not explained: {problem.what}. {problem.why}".strip())
+            job.progress.say(str(problem))
+
+
+def explain_model(recipe: Recipe, dataset: Dataset, run: runs.Run, name: str, progress: Progress) -> Explanation:
+    """Explain a model of a run folder; see `edgewise.train.explain`.
+
+    What it was before training is made again: the base with the recipe's seed (and pretrained weights where the recipe
+    wants them), any other as its structure with fresh weights.
+    """
+    model = open_model(run.model_dir / name)
+    labels, spec, seed = model.labels, model.input, recipe.seed
+    if name == BASE:
+        fresh = create_model(model.architecture, labels=labels, input=spec, pretrained=recipe.pretrained, seed=seed)
+    else:
+        fresh = rebuild(model, seed=seed)
+    return explain(model, fresh, dataset, run.explain_dir / name, name=name, seed=seed, progress=progress)
+
+
+def explain_run(out: Path, name: str = BASE, *, progress: Progress | None = None) -> Explanation:
+    """Explain a model of a finished run, the base or a variant; the files are in `explain/NAME` of the run folder.
+
+    Raises:
+        ConfigError: no run (C25), one that did not finish (C81), or one without such a model (C80).
+        DataError: the images are not there, or not those the run was made with (D60).
+    """
+    folder = runs.Run(out)
+    status = runs.read_run(out)["status"]
+    if status != "complete":
+        raise ConfigError(
+            "this run did not finish",
+            code="C81",
+            where={"folder": out},
+            why=f"its status is {status}",
+            fix=f"go on with it first: edgewise run --resume {out}",
+        )
+    names = sorted(path.name for path in folder.model_dir.iterdir() if path.is_dir())
+    if name not in names:
+        raise ConfigError(
+            f'the run has no model "{name}"',
+            code="C80",
+            where={"folder": folder.model_dir},
+            why=nearest(name, names),
+            fix="name a model of the run, not a file of it: prune50, not prune50-int8",
+        )
+    progress = progress or Silent()
+    recipe = load_recipe(out / "recipe.yaml", {"data.download": False})
+    dataset = _load(recipe, resolve_input(recipe), progress)
+    check_same(dataset, out / "splits.csv")
+    return explain_model(recipe, dataset, folder, name, progress)
+
+
 def make_variants(job: Job, base: Built, variants: Sequence[Variant]) -> list[Built]:
     """Apply each plan to the base; a plan that cannot be carried out is recorded and the others go on."""
     made = []
@@ -435,7 +509,9 @@ def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) 
     out = job.run.path
     runs.write_text(out / "results.json", to_json(result))
     write_csv([result], out / "results.csv")
-    write_html(result, out / "report.html", history=job.history)
+    explained = job.run.explain_dir / BASE
+    shown = explained if job.recipe.explain and (explained / RECORD).exists() else None
+    write_html(result, out / "report.html", history=job.history, explained=shown)
     return result
 
 
@@ -572,11 +648,12 @@ def _measurement(job: Job, one: Built, file: Exported, reference: Exported, time
         latency=dataclasses.replace(timed, load_ms=cold.load_ms, first_ms=cold.first_ms),
         memory=cold.memory,
         notes=file.notes,
+        calibration=file.calibration,
     )
     record = dataclasses.asdict(measurement)
     update_measured(
         file.bundle,
-        {key: record[key] for key in ("cost", "validation", "test", "difference", "parity", "latency", "memory")},
+        {key: record[key] for key in _MEASURED},
     )
     return measurement
 

@@ -357,6 +357,8 @@ class Recipe(Strict):
     """Compressed models to make; default: a distilled small one and two pruned ones."""
     controls: bool = True
     """Train each variant's structure from scratch too, to show what the technique was worth."""
+    explain: bool = True
+    """Show what the base model looks at (Grad-CAM before and after training) and list the images it calls wrongly."""
     export: ExportOptions = ExportOptions()
     """Files to write."""
     measure: MeasureOptions = MeasureOptions()

@@ -57,6 +57,52 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """The images whose confidence lies in (low, high]: how many, mean confidence, share that is right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far the confidence of `n` answers can be believed.
+
+    `ece` is the expected calibration error over equal-width bins, `ece_adaptive` over bins of equally many images, and
+    `ece_chance` what a perfectly calibrated model stays below in 95 of 100 test sets of this size. `gap` is the mean
+    confidence minus the accuracy: above 0 is over-confident. `nll` is the mean negative log likelihood in nats. `bins`
+    are those of `ece`, without the empty ones.
+    """
+
+    n: int
+    ece: float
+    ece_chance: float
+    ece_adaptive: float
+    nll: float
+    gap: Estimate
+    bins: list[Bin]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The temperature that the logits are to be divided by, and the reliability on test images before and after.
+
+    It was fitted on `fitted_on` validation images, of which `fitted_errors` were called wrongly; `note` says why where
+    it could not be fitted and is 1.
+    """
+
+    temperature: float
+    fitted_on: int
+    fitted_errors: int
+    note: str
+    before: Reliability
+    after: Reliability
+
+
+@dataclass(frozen=True)
 class Cost:
     """Size and work of a model. `macs` counts multiply-adds of convolutions and linear layers for one image."""
 
@@ -175,6 +221,7 @@ class Measurement:
     latency: Latency | None
     memory: Memory | None
     notes: list[str] = field(default_factory=list)
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)

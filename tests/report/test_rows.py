@@ -31,6 +31,7 @@ def test_rows_hold_what_was_measured() -> None:
     assert one.latency.ratio is not None
     assert one.memory is not None
     assert one.difference is not None
+    assert one.calibration is not None
     row = named(result, "prune70-int8")
     expected = {
         "name": "prune70-int8",
@@ -63,6 +64,17 @@ def test_rows_hold_what_was_measured() -> None:
         "validation_images": 360,
         "validation_accuracy": one.validation.accuracy.value,
         "validation_macro_f1": one.validation.macro_f1.value,
+        "ece": 0.031,
+        "ece_chance": 0.014,
+        "ece_adaptive": 0.032,
+        "nll": 0.151,
+        "confidence_gap": 0.031,
+        "confidence_gap_low": one.calibration.before.gap.low,
+        "confidence_gap_high": one.calibration.before.gap.high,
+        "confidence_verdict": "over",
+        "temperature": 1.62,
+        "ece_scaled": 0.001,
+        "nll_scaled": 0.121,
         "params_total": 8_556,
         "params_nonzero": 8_544,
         "params_zero": 12,

@@ -40,6 +40,7 @@ __all__ = [
     "defaults",
     "find_images",
     "load_data",
+    "write_csv",
 ]
 
 
@@ -96,11 +97,11 @@ class Dataset:
             blank = ("",) * len(split)
             facts = zip(split.names, split.sha256 or blank, split.labels, split.groups or blank, strict=True)
             rows += [(name, digest, self.classes[label], part, group) for name, digest, label, group in facts]
-        _write_csv(path, ("path", "sha256", "label", "split", "group"), rows)
+        write_csv(path, ("path", "sha256", "label", "split", "group"), rows)
 
     def write_bad_files(self, path: Path) -> None:
         """Write `bad_files.csv`: path and reason of every file that was left out."""
-        _write_csv(path, ("path", "reason"), [(file.name, file.reason) for file in self.bad])
+        write_csv(path, ("path", "reason"), [(file.name, file.reason) for file in self.bad])
 
 
 def load_data(options: DataOptions, spec: InputSpec, *, seed: int = 0, progress: Progress | None = None) -> Dataset:
@@ -246,7 +247,8 @@ def _cut(listing: Listing, pixels: NDArray[np.uint8]) -> list[Split]:
     return splits
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file atomically; a cell that a spreadsheet would take for a formula gets a ' in front."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
