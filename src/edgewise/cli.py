@@ -43,6 +43,12 @@ AcceptChanges = Annotated[
 ]
 BatchSize = Annotated[str | None, typer.Option(help="Images per step, or auto.")]
 Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better validation figure.")]
+Augment = Annotated[
+    int | None, typer.Option(help="Augmentation: 0 none, 1 flips and rotation, 2 adds colour, 3 adds blur and noise.")
+]
+Preview = Annotated[
+    Path | None, typer.Option(metavar="FILE.png", help="Write a picture of what training would see, and stop.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. train.lr=0.01.")
 ]
@@ -64,6 +70,8 @@ def run(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     patience: Patience = None,
+    augment: Augment = None,
+    preview: Preview = None,
     plan: Annotated[
         list[str] | None, typer.Option(help='A variant to make, e.g. "prune(0.7) > distill"; may be repeated.')
     ] = None,
@@ -88,6 +96,7 @@ def run(
         "train.epochs": epochs,
         "train.batch_size": _number(batch_size),
         "train.patience": patience,
+        "augment.version": augment,
         "variants": [{"plan": text} for text in plan] if plan else None,
         "export.int8": int8,
         "seed": seed,
@@ -99,6 +108,10 @@ def run(
 
     from edgewise import pipeline
 
+    if preview:
+        pipeline.preview(chosen, preview, progress=_progress(quiet or json_))
+        _next(json_, f"picture: {preview}")
+        return
     opening = _opening(force, resume, accept_data_change)
     try:
         result = pipeline.run(chosen, folder, opening=opening, progress=_progress(quiet or json_))
@@ -125,6 +138,8 @@ def train(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     patience: Patience = None,
+    augment: Augment = None,
+    preview: Preview = None,
     seed: Seed = None,
     out: Out = None,
     settings: Set = None,
@@ -143,6 +158,7 @@ def train(
         "train.epochs": epochs,
         "train.batch_size": _number(batch_size),
         "train.patience": patience,
+        "augment.version": augment,
         "seed": seed,
         "data.download": download or None,
     }
@@ -151,6 +167,10 @@ def train(
 
     from edgewise import pipeline
 
+    if preview:
+        pipeline.preview(chosen, preview, progress=_progress(quiet or json_))
+        _next(json_, f"picture: {preview}")
+        return
     opening = _opening(force, resume, accept_data_change)
     summary = pipeline.train_model(chosen, folder, opening=opening, progress=_progress(quiet or json_))
     if json_:

@@ -21,6 +21,8 @@ from edgewise import runs
 from edgewise.bundle import CENTER, InputSpec, update_measured
 from edgewise.compress import Context, apply_plan, check_plan
 from edgewise.data import Dataset, defaults, load_data
+from edgewise.data.augment import Augment
+from edgewise.data.preview import write_preview
 from edgewise.data.same import check_same
 from edgewise.device.preprocess import open_image
 from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError, nearest
@@ -39,7 +41,6 @@ from edgewise.report.explanation import RECORD, Explanation
 from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, RunResult, to_json
 from edgewise.train import Setup, World, fit, logits
 from edgewise.train.explain import explain
-from edgewise.train.feed import Augmentation
 from edgewise.train.losses import Loss
 from edgewise.train.state import HARMLESS
 
@@ -191,6 +192,12 @@ def train_model(
         if job.run.writes:
             runs.write_json(out / "training.json", summary)
     return summary
+
+
+def preview(recipe: Recipe, path: Path, *, progress: Progress | None = None) -> None:
+    """Write a picture of the training images as augmentation changes them."""
+    dataset = _load(recipe, resolve_input(recipe), progress or Silent())
+    write_preview(dataset, _augment(recipe, dataset), path, recipe.seed)
 
 
 @contextlib.contextmanager
@@ -548,7 +555,7 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss |
         epochs=epochs,
         lr=lr,
         loss=loss,
-        augment=_augmentation(job),
+        augment=_augment(job.recipe, job.dataset) if job.recipe.augment.active else None,
         resume=job.run.resumed,
     )
     fitted = fit(
@@ -559,13 +566,8 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss |
     return fitted.model
 
 
-def _augmentation(job: Job) -> Augmentation | None:
-    options = job.recipe.augment
-    if not options.active:
-        return None
-    from edgewise.data.augment import Augment
-
-    return Augment(options, resolve_input(job.recipe), job.dataset.train.labels, len(job.dataset.classes))
+def _augment(recipe: Recipe, dataset: Dataset) -> Augment:
+    return Augment(recipe.augment, resolve_input(recipe), dataset.train.labels, len(dataset.classes))
 
 
 def _context(job: Job, base: Built, name: str) -> Context:

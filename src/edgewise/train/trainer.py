@@ -18,6 +18,7 @@ from edgewise.data import Dataset
 from edgewise.errors import ConfigError, TrainingError
 from edgewise.interrupt import Interrupted
 from edgewise.models import Model
+from edgewise.models.parts import freeze, head_names, keep_frozen
 from edgewise.progress import Advance, Progress
 from edgewise.recipe import TrainOptions
 from edgewise.train.checkpoint import load_newest, load_weights, remove_checkpoints, save_checkpoint
@@ -87,6 +88,8 @@ class Trainer:
         self.module = copy.deepcopy(model.module).to(device).to(memory_format=torch.channels_last)
         if device.type == "cpu":
             fuse_for_training(self.module)
+        if self.options.freeze != "none":
+            freeze(self.module, self.options.freeze)
         self.pixels = Pixels(model.input, device)
         size = AUTO_BATCH if self.options.batch_size == "auto" else self.options.batch_size
         self.feed = Feed(
@@ -94,7 +97,8 @@ class Trainer:
         )
         self.loss = setup.loss or make_loss(self.options.loss, dataset.train.labels, len(dataset.classes))
         peak = self.options.lr if setup.lr is None else setup.lr
-        self.optimizer = make_optimizer(self.module, self.options, peak)
+        head = () if self.options.backbone_lr is None else head_names(self.module)
+        self.optimizer = make_optimizer(self.module, self.options, peak, head)
         self.schedule = make_schedule(self.options, self.epochs, self.feed.steps)
         self.ema = MovingAverage(self.module, self.options.ema) if self.options.ema else None
         self.training = world.wrap(self.module)
@@ -247,6 +251,8 @@ class Trainer:
         """The steps of the epoch that are left; the last learning rate of the classifier."""
         state, rate = self.state, 0.0
         self.training.train()
+        if self.options.freeze != "none":
+            keep_frozen(self.module)
         for batch in self.feed.batches(state.epoch, state.step):
             factor = self.schedule(self.steps_done) * state.lr_scale
             for group in self.optimizer.param_groups:
