@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -201,6 +202,19 @@ def test_changed_images_and_unknown_models_are_refused(shapes: Callable[..., Pat
     with pytest.raises(ConfigError, match="did not finish") as unfinished:
         pipeline.explain_run(out)
     assert (unfinished.value.code, unfinished.value.why) == ("C81", "its status is interrupted")
+
+
+def test_a_resumed_run_is_explained_as_if_it_had_not_stopped(shapes: Callable[..., Path], tmp_path: Path) -> None:
+    wish = recipe(shapes(12), train={"epochs": 2, "batch_size": 16, "threads": 1})
+    out = tmp_path / "run"
+    pipeline.train_model(wish, out)
+    whole = tree_hash(out / "explain/base")
+    shutil.rmtree(out / "explain")
+    shutil.rmtree(out / "model")
+    facts = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(facts | {"status": "interrupted"}))
+    pipeline.train_model(wish, out, opening=pipeline.Opening(resume=True))
+    assert tree_hash(out / "explain/base") == whole
 
 
 def test_a_recipe_can_leave_the_explanation_out(shapes: Callable[..., Path], tmp_path: Path) -> None:
