@@ -59,10 +59,10 @@ def test_all_at_once_is_one_after_the_other() -> None:
 def test_hue_turns_and_saturation_stretches_the_chroma_plane(
     pixel: tuple[int, int, int], hue: float, saturation: float
 ) -> None:
-    matrix = colour_map(np.array([hue]), np.array([saturation]), ONE, ONE, 3).matrix[0]
+    matrix = colour_map(np.array([hue]), np.array([saturation]), ONE, ONE, 3).matrix[0].double().numpy()
     before = np.array(pixel, dtype=np.float64)
     after = matrix @ before
-    assert LUMA @ after == pytest.approx(LUMA @ before, abs=1e-6)
+    assert LUMA @ after == pytest.approx(LUMA @ before, abs=1e-3)
     # colorsys has other decimals of the same axes: a small difference is allowed.
     _, i, q = colorsys.rgb_to_yiq(*before)
     _, turned_i, turned_q = colorsys.rgb_to_yiq(*after)
@@ -72,8 +72,8 @@ def test_hue_turns_and_saturation_stretches_the_chroma_plane(
 
 @given(st.integers(0, 255), angles, factors)
 def test_grays_keep_their_value(value: int, hue: float, saturation: float) -> None:
-    matrix = colour_map(np.array([hue]), np.array([saturation]), ONE, ONE, 3).matrix[0]
-    assert np.allclose(matrix @ np.full(3, value), value, atol=1e-6)
+    matrix = colour_map(np.array([hue]), np.array([saturation]), ONE, ONE, 3).matrix[0].double().numpy()
+    assert np.allclose(matrix @ np.full(3, value), value, atol=1e-3)
 
 
 def test_no_saturation_is_gray_and_no_contrast_is_flat() -> None:
@@ -93,9 +93,9 @@ def test_each_image_gets_its_own_map() -> None:
 
 
 def test_factors_fill_their_range() -> None:
-    gain = draw_colours(AugmentOptions(brightness=0.4), 1, 5000, np.random.default_rng(0)).matrix[:, 0, 0]
-    assert 0.6 <= gain.min() < 0.61
-    assert 1.39 < gain.max() <= 1.4
+    gain = draw_colours(AugmentOptions(brightness=0.4), 1, 5000, np.random.default_rng(0)).matrix[:, 0, 0].numpy()
+    assert 0.599 < gain.min() < 0.61
+    assert 1.39 < gain.max() < 1.401
     assert gain.mean() == pytest.approx(1, abs=0.01)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from edgewise.data.geometry import Placement, draw_placement, move, resamples, warp
+from edgewise.data.geometry import Placement, draw_placement, lookup, move, resamples, warp
 from edgewise.recipe import AugmentOptions
 
 
@@ -42,7 +42,8 @@ def placement(count: int = 1, **fields: Any) -> Placement:
 
 def warped(images: np.ndarray, place: Placement) -> np.ndarray:
     planes = torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous()
-    return warp(planes, place, slice(0, len(images))).permute(0, 2, 3, 1).numpy()
+    positions = lookup(place, *images.shape[1:3])
+    return warp(planes, positions, slice(0, len(images))).permute(0, 2, 3, 1).numpy()
 
 
 @pytest.mark.parametrize("sides", [(33, 33), (24, 40), (40, 25)])

@@ -22,13 +22,13 @@ YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5
 
 @dataclass(frozen=True)
 class Colours:
-    """The colour map of each of N images: ``matrix @ pixel + lift * mean luma of the image``.
+    """The colour map of each of N images: ``matrix @ pixel + lift @ mean pixel of the image``.
 
-    matrix: float64 (N, channels, channels). lift: float64 (N,).
+    Both are float32 (N, channels, channels).
     """
 
-    matrix: Floats
-    lift: Floats
+    matrix: torch.Tensor
+    lift: torch.Tensor
 
 
 def draw_colours(options: AugmentOptions, channels: int, count: int, random: np.random.Generator) -> Colours:
@@ -54,23 +54,26 @@ def colour_map(hue: Floats, saturation: Floats, brightness: Floats, contrast: Fl
     gain = brightness * contrast
     lift = brightness * (1 - contrast)
     if channels == 1:
-        return Colours(gain[:, None, None], lift)
+        return Colours(_float(gain[:, None, None]), _float(lift[:, None, None]))
     chroma = np.zeros((len(hue), 3, 3))
     chroma[:, 0, 0] = 1
     chroma[:, 1, 1] = chroma[:, 2, 2] = saturation * np.cos(hue)
     chroma[:, 2, 1] = saturation * np.sin(hue)
     chroma[:, 1, 2] = -chroma[:, 2, 1]
-    return Colours(gain[:, None, None] * (np.linalg.inv(YIQ) @ chroma @ YIQ), lift)
+    to_luma = np.broadcast_to(YIQ[0], (3, 3))
+    matrix = np.linalg.inv(YIQ) @ chroma @ YIQ
+    return Colours(_float(gain[:, None, None] * matrix), _float(lift[:, None, None] * to_luma))
 
 
 def recolour(planes: torch.Tensor, colours: Colours, rows: slice) -> torch.Tensor:
-    """Apply the maps of `rows` to as many images; values are not clipped."""
-    count, channels, height, width = planes.shape
-    luma = torch.from_numpy(YIQ[0] if channels == 3 else np.ones(1)).float()
-    mean = planes.mean((2, 3)) @ luma
-    shift = (torch.from_numpy(colours.lift[rows]).float() * mean)[:, None, None].expand(count, channels, 1)
-    matrix = torch.from_numpy(colours.matrix[rows]).float()
-    return torch.baddbmm(shift, matrix, planes.reshape(count, channels, -1)).view(count, channels, height, width)
+    """Apply the maps of `rows` to as many contiguous images; values are not clipped."""
+    pixels = planes.flatten(2)
+    added = colours.lift[rows] @ pixels.mean(2, keepdim=True)
+    return torch.baddbmm(added, colours.matrix[rows], pixels).view(planes.shape)
+
+
+def _float(values: Floats) -> torch.Tensor:
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def draw_sigmas(most: float, count: int, random: np.random.Generator) -> Floats:

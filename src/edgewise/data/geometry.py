@@ -76,30 +76,45 @@ def move(images: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
     return result
 
 
-def warp(planes: torch.Tensor, placement: Placement, rows: slice) -> torch.Tensor:
+@dataclass(frozen=True)
+class Lookup:
+    """A placement as torch's lookup wants it: a position is one complex number, x + iy, -1..1 from edge to edge.
+
+    The output pixel in column c and row r of an image shows ``across[:, c] + down[:, r]``.
+
+    across: complex64 (N, 1, width). down: complex64 (N, height, 1).
+    """
+
+    across: torch.Tensor
+    down: torch.Tensor
+
+
+def lookup(placement: Placement, height: int, width: int) -> Lookup:
+    """The positions of `placement` for images of height x width."""
+    scale = placement.window * placement.flip
+    start = placement.corner - scale * placement.shift
+    sine, cosine = np.sin(placement.angle), np.cos(placement.angle)
+    turn = np.array([[cosine, -sine], [sine, cosine]]).transpose(2, 0, 1) * np.array([2 / width, 2 / height])[:, None]
+    along_x, along_y = (turn * scale[:, None, :]).transpose(2, 0, 1) @ np.array([1, 1j])
+    middle = (turn @ start[:, :, None])[:, :, 0] @ np.array([1, 1j])
+    across = along_x[:, None] * _positions(width)
+    down = along_y[:, None] * _positions(height) + middle[:, None]
+    return Lookup(
+        torch.from_numpy(across.astype(np.complex64)[:, None, :]),
+        torch.from_numpy(down.astype(np.complex64)[:, :, None]),
+    )
+
+
+def warp(planes: torch.Tensor, positions: Lookup, rows: slice) -> torch.Tensor:
     """Place images with one bilinear lookup; outside is zero.
 
     Args:
-        planes: float32 (n, channels, height, width), contiguous.
-        placement: of N images.
+        planes: float32 (n, channels, height, width), in any memory order.
+        positions: of N images.
         rows: which of the N these are.
     """
-    height, width = planes.shape[2:]
-    scale = placement.window[rows] * placement.flip[rows]
-    start = placement.corner[rows] - scale * placement.shift[rows]
-    sine, cosine = np.sin(placement.angle[rows]), np.cos(placement.angle[rows])
-    turn = np.array([[cosine, -sine], [sine, cosine]]).transpose(2, 0, 1)
-    # From pixels to the lookup's -1..1 over the whole image; a position is one complex number, x + iy.
-    turn = turn * np.array([2 / width, 2 / height])[:, None]
-    along_x, along_y = (turn * scale[:, None, :]).transpose(2, 0, 1) @ np.array([1, 1j])
-    middle = (turn @ start[:, :, None])[:, :, 0] @ np.array([1, 1j])
-    line = along_x[:, None] * _positions(width)
-    column = along_y[:, None] * _positions(height) + middle[:, None]
-    grid = (
-        torch.from_numpy(line.astype(np.complex64))[:, None, :]
-        + torch.from_numpy(column.astype(np.complex64))[:, :, None]
-    )
-    return torch.nn.functional.grid_sample(planes, torch.view_as_real(grid), align_corners=False)
+    grid = torch.view_as_real(positions.across[rows] + positions.down[rows])
+    return torch.nn.functional.grid_sample(planes, grid, align_corners=False)
 
 
 def _positions(side: int) -> NDArray[np.float64]:
