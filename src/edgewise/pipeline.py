@@ -227,7 +227,7 @@ def check_resumable(recipe: Recipe, out: Path) -> None:
     """Compare a recipe with that of the run in `out`.
 
     Raises:
-        ConfigError: C22 the run is complete and nothing new is asked of it, C23 something was changed that its
+        ConfigError: C27 the run is complete and nothing new is asked of it, C23 something was changed that its
             checkpoints depend on, C25 there is no run.
     """
     facts = runs.read_run(out)
@@ -235,7 +235,7 @@ def check_resumable(recipe: Recipe, out: Path) -> None:
     changed = differences(known, recipe)
     if facts["status"] == "complete" and not changed:
         raise ConfigError(
-            "this run is complete", code="C22", where={"folder": out}, fix="`edgewise compare` shows what it found"
+            "this run is complete", code="C27", where={"folder": out}, fix="`edgewise compare` shows what it found"
         )
     binding = [line for key, line in changed.items() if not key.startswith(FREE_TO_CHANGE)]
     theirs, ours = (
