@@ -39,6 +39,10 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. train.lr=0.01.")
 ]
 ModelName = Annotated[str | None, typer.Option(help='Base model, e.g. "convnet(32,64,128)"; see `edgewise models`.')]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Start from these weights: safetensors, .pth, a model folder or a run."),
+]
 Size = Annotated[int | None, typer.Option(help="Side of the square the model sees, in pixels.")]
 Epochs = Annotated[int | None, typer.Option(help="Training epochs.")]
 Download = Annotated[bool, typer.Option("--download", help="Allow a built-in set to be fetched from the network.")]
@@ -52,6 +56,7 @@ def run(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Image folder, manifest, digits or fashion-mnist.")] = None,
     model: ModelName = None,
+    weights: Weights = None,
     size: Size = None,
     epochs: Epochs = None,
     plan: Annotated[
@@ -72,6 +77,7 @@ def run(
     flags = {
         "data.source": data,
         "model": model,
+        "weights": weights,
         "data.size": size,
         "train.epochs": epochs,
         "variants": [{"plan": text} for text in plan] if plan else None,
@@ -106,6 +112,7 @@ def run(
 def train(
     data: Source,
     model: ModelName = None,
+    weights: Weights = None,
     size: Size = None,
     epochs: Epochs = None,
     seed: Seed = None,
@@ -120,6 +127,7 @@ def train(
     flags = {
         "data.source": data,
         "model": model,
+        "weights": weights,
         "data.size": size,
         "train.epochs": epochs,
         "seed": seed,

@@ -28,6 +28,7 @@ from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality
 from edgewise.models import Model, create_model, default_input, rebuild, save_model
 from edgewise.models.cost import cost
+from edgewise.models.weights import Transfer, load_weights
 from edgewise.plan import parse_call
 from edgewise.progress import Progress, Silent
 from edgewise.recipe import Goal, Recipe, Variant, dump_recipe
@@ -149,7 +150,7 @@ def open_job(
 ) -> Iterator[Job]:
     """Check the names, make the run folder, read the data."""
     spec = resolve_input(recipe)
-    create_model(recipe.model, labels=("a", "b"), input=spec)
+    _load_weights(recipe, create_model(recipe.model, labels=("a", "b"), input=spec))
     with runs.create_run(out, force=force, argv=argv, seed=recipe.seed) as folder:
         progress = progress or Silent()
         started = time.perf_counter()
@@ -233,6 +234,10 @@ def train_base(job: Job) -> Built:
         pretrained=recipe.pretrained,
         seed=recipe.seed,
     )
+    loaded = _load_weights(recipe, model)
+    if loaded:
+        job.progress.say(f"weights: {loaded}")
+        job.run.update(weights={"source": recipe.weights, **loaded.as_dict()})
     trained = _fit(job, BASE, model, recipe.train.epochs, recipe.train.lr)
     return _keep(job, Built(BASE, "base", "", trained))
 
@@ -372,6 +377,10 @@ def _load(recipe: Recipe, spec: InputSpec, progress: Progress) -> Dataset:
         classes = len(dataset.classes)
         advance(0, f"{train + val + test} images, {classes} classes, train {train} / val {val} / test {test}")
     return dataset
+
+
+def _load_weights(recipe: Recipe, model: Model) -> Transfer | None:
+    return load_weights(model, Path(recipe.weights).expanduser()) if recipe.weights else None
 
 
 def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, **more: Any) -> Model:
