@@ -100,6 +100,8 @@ TABLE: list[tuple[str, list[str], Recipe, str, bool]] = [
         "runs/d",
         False,
     ),
+    (RUN, ["run", "--data", "d", "--weights", "w.pth"], expected("d", weights="w.pth"), "runs/d", False),
+    (TRAIN, ["train", "d", "--weights", "runs/fruit"], expected("d", weights="runs/fruit"), "runs/d", False),
     (TRAIN, ["train", "digits", "--epochs", "2"], expected("digits", train={"epochs": 2}), "runs/digits", False),
 ]
 

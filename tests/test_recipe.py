@@ -127,6 +127,21 @@ def test_a_missing_recipe_offers_its_neighbour(tmp_path: Path) -> None:
         load_recipe(tmp_path / "recipes.yaml")
 
 
+def test_weights_beside_the_recipe_are_found(tmp_path: Path) -> None:
+    (tmp_path / "fruit.pth").touch()
+    assert load_recipe(write(tmp_path, "data: {source: digits}\nweights: fruit.pth")).weights == str(
+        tmp_path / "fruit.pth"
+    )
+    assert load_recipe(write(tmp_path, "data: {source: digits}\nweights: other.pth")).weights == "other.pth"
+
+
+def test_a_model_starts_from_one_set_of_weights(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {source: digits}\npretrained: true\nweights: w.pth")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert "line 3: weights = w.pth: pretrained is set too" in caught.value.why
+
+
 def test_a_source_beside_the_recipe_is_found(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     assert load_recipe(write(tmp_path, "data: {source: photos}")).data.source == str(tmp_path / "photos")

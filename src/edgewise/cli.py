@@ -53,6 +53,10 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. train.lr=0.01.")
 ]
 ModelName = Annotated[str | None, typer.Option(help='Base model, e.g. "convnet(32,64,128)"; see `edgewise models`.')]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Start from these weights: safetensors, .pth, a model folder or a run."),
+]
 Size = Annotated[int | None, typer.Option(help="Side of the square the model sees, in pixels.")]
 Epochs = Annotated[int | None, typer.Option(help="Training epochs.")]
 Download = Annotated[bool, typer.Option("--download", help="Allow a built-in set to be fetched from the network.")]
@@ -66,6 +70,7 @@ def run(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Image folder, manifest, digits or fashion-mnist.")] = None,
     model: ModelName = None,
+    weights: Weights = None,
     size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -92,6 +97,7 @@ def run(
     flags = {
         "data.source": data,
         "model": model,
+        "weights": weights,
         "data.size": size,
         "train.epochs": epochs,
         "train.batch_size": _number(batch_size),
@@ -134,6 +140,7 @@ def run(
 def train(
     data: Source = None,
     model: ModelName = None,
+    weights: Weights = None,
     size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -154,6 +161,7 @@ def train(
     flags = {
         "data.source": data,
         "model": model,
+        "weights": weights,
         "data.size": size,
         "train.epochs": epochs,
         "train.batch_size": _number(batch_size),

@@ -33,6 +33,7 @@ from edgewise.measure.accuracy import difference, quality
 from edgewise.measure.calibration import calibrate
 from edgewise.models import Model, create_model, default_input, open_model, rebuild, save_model
 from edgewise.models.cost import cost
+from edgewise.models.weights import Transfer, load_weights
 from edgewise.plan import parse_call
 from edgewise.progress import Progress, Silent
 from edgewise.recipe import Goal, Recipe, Variant, differences, dump_recipe, load_recipe
@@ -204,7 +205,7 @@ def preview(recipe: Recipe, path: Path, *, progress: Progress | None = None) -> 
 def open_job(recipe: Recipe, out: Path, opening: Opening, progress: Progress | None, world: World) -> Iterator[Job]:
     """Check the names, make or open the run folder, read the data."""
     spec = resolve_input(recipe)
-    create_model(recipe.model, labels=("a", "b"), input=spec)
+    _load_weights(recipe, create_model(recipe.model, labels=("a", "b"), input=spec))
     if opening.resume:
         check_resumable(recipe, out)
     with _folder(recipe, out, opening, world) as folder:
@@ -333,6 +334,10 @@ def train_base(job: Job) -> Built:
         pretrained=recipe.pretrained,
         seed=recipe.seed,
     )
+    loaded = _load_weights(recipe, model)
+    if loaded:
+        job.progress.say(f"weights: {loaded}")
+        job.run.update(weights={"source": recipe.weights, **loaded.as_dict()})
     trained = _fit(job, BASE, model, recipe.train.epochs, recipe.train.lr)
     return _keep(job, Built(BASE, "base", "", trained))
 
@@ -355,13 +360,14 @@ def explain_base(job: Job) -> None:
 def explain_model(recipe: Recipe, dataset: Dataset, run: runs.Run, name: str, progress: Progress) -> Explanation:
     """Explain a model of a run folder; see `edgewise.train.explain`.
 
-    What it was before training is made again: the base with the recipe's seed (and pretrained weights where the recipe
-    wants them), any other as its structure with fresh weights.
+    What it was before training is made again: the base with the recipe's seed (and the weights the recipe starts
+    from), any other as its structure with fresh weights.
     """
     model = open_model(run.model_dir / name)
     labels, spec, seed = model.labels, model.input, recipe.seed
     if name == BASE:
         fresh = create_model(model.architecture, labels=labels, input=spec, pretrained=recipe.pretrained, seed=seed)
+        _load_weights(recipe, fresh)
     else:
         fresh = rebuild(model, seed=seed)
     return explain(model, fresh, dataset, run.explain_dir / name, name=name, seed=seed, progress=progress)
@@ -537,6 +543,10 @@ def _load(recipe: Recipe, spec: InputSpec, progress: Progress) -> Dataset:
         classes = len(dataset.classes)
         advance(0, f"{train + val + test} images, {classes} classes, train {train} / val {val} / test {test}")
     return dataset
+
+
+def _load_weights(recipe: Recipe, model: Model) -> Transfer | None:
+    return load_weights(model, Path(recipe.weights).expanduser()) if recipe.weights else None
 
 
 def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss | None = None) -> Model:

@@ -349,6 +349,8 @@ class Recipe(Strict):
     """The base model: `convnet(...)` or any timm or torchvision classifier; see `edgewise models`."""
     pretrained: bool = False
     """Start the base model from the library's pretrained weights (needs the network the first time)."""
+    weights: str | None = None
+    """Start the base model from this file or folder: safetensors, a torch state dict, a model folder or a run."""
     train: TrainOptions = TrainOptions()
     """Training of the base model, of students and of controls."""
     augment: AugmentOptions = AugmentOptions()
@@ -366,11 +368,18 @@ class Recipe(Strict):
     goal: Goal = Goal()
     """What the chosen model must meet."""
 
+    @pydantic.field_validator("weights")
+    @classmethod
+    def _one_start(cls, value: str | None, info: pydantic.ValidationInfo) -> str | None:
+        if value is not None and info.data.get("pretrained"):
+            raise ValueError("pretrained is set too; a model starts from one of them")
+        return value
+
 
 def load_recipe(path: Path | None, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read and check a recipe file; all problems are named at once, each with its line.
 
-    A relative `data.source` that names something beside the recipe is taken from there.
+    A relative `data.source` or `weights` that names something beside the recipe is taken from there.
 
     Args:
         path: the file; None stands for an empty recipe.
@@ -383,6 +392,9 @@ def load_recipe(path: Path | None, changes: Mapping[str, Any] | None = None) -> 
     source = (raw.get("data") or {}).get("source") if isinstance(raw.get("data"), dict) else None
     if path and isinstance(source, str) and not Path(source).is_absolute() and (path.parent / source).exists():
         raw["data"]["source"] = str(path.parent / source)
+    weights = raw.get("weights")
+    if path and isinstance(weights, str) and not Path(weights).is_absolute() and (path.parent / weights).exists():
+        raw["weights"] = str(path.parent / weights)
     raw.setdefault("name", path.stem if path else Path(str((changes or {}).get("data.source", "run"))).stem)
     for key, value in (changes or {}).items():
         *parents, last = key.split(".")
