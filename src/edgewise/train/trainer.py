@@ -86,7 +86,8 @@ class Trainer:
         self.model, self.dataset, self.device = model, dataset, device
         self.epochs = self.options.epochs if setup.epochs is None else setup.epochs
         self.module = copy.deepcopy(model.module).to(device).to(memory_format=torch.channels_last)
-        if device.type == "cpu":
+        amp = _amp(self.options.amp, device)
+        if device.type == "cpu" and amp == "off":
             fuse_for_training(self.module)
         if self.options.freeze != "none":
             freeze(self.module, self.options.freeze)
@@ -102,7 +103,7 @@ class Trainer:
         self.schedule = make_schedule(self.options, self.epochs, self.feed.steps)
         self.ema = MovingAverage(self.module, self.options.ema) if self.options.ema else None
         self.training = world.wrap(self.module)
-        self.state = State(threads=0, amp=_amp(self.options.amp, device), chunk=size)
+        self.state = State(threads=0, amp=amp, chunk=size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.state.amp == "fp16")
         self.last, self.best_path = (setup.checkpoints / f"{name}.safetensors" for name in ("last", "best"))
         self.fingerprint = fingerprint(
