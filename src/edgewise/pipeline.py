@@ -20,24 +20,30 @@ from edgewise import runs
 from edgewise.bundle import CENTER, InputSpec, update_measured
 from edgewise.compress import Context, apply_plan, check_plan
 from edgewise.data import Dataset, defaults, load_data
-from edgewise.device.preprocess import open_image
+from edgewise.device.preprocess import BadImage, open_image
 from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError
 from edgewise.export.deliver import Exported, Order, deliver
 from edgewise.judge import choose, figure
 from edgewise.measure import latency, machine, memory
-from edgewise.measure.accuracy import difference, quality
+from edgewise.measure.accuracy import difference, quality, quality_of_part
 from edgewise.models import Model, create_model, default_input, rebuild, save_model
 from edgewise.models.cost import cost
 from edgewise.plan import parse_call
 from edgewise.progress import Progress, Silent
 from edgewise.recipe import Goal, Recipe, Variant, dump_recipe
 from edgewise.report import write_csv, write_html
-from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, RunResult, to_json
+from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, Quality, RunResult, to_json
 from edgewise.train import fit, logits
 
 Role = Literal["base", "variant", "control"]
 BASE = "base"
 DEFAULT_SIZE = 128
+_MEASURED = (
+    *("cost", "validation", "test", "validation_clean", "test_clean"),
+    *("difference", "parity", "latency", "memory"),
+)
+"""What of a measurement goes into the manifest of its bundle."""
+
 PICTURE_PIXELS = 50_000_000
 """About how many decoded pixels of full-size pictures are held for the end-to-end clock."""
 
@@ -120,16 +126,19 @@ def train_model(
     """Train the base model of a recipe and measure it in torch; writes no bundle.
 
     Returns:
-        name, run, architecture, params_total, epochs, seconds, and validation and test `Quality` as plain data.
+        name, run, architecture, params_total, epochs, seconds, warnings; validation and test `Quality` as plain data;
+        validation_clean and test_clean, the same without copies of training images, None where there are none.
     """
     with open_job(recipe, out, force=force, argv=argv, progress=progress) as job:
         with job.stage("train"):
             base = train_base(job)
         data = job.dataset
-        figures = {
-            name: quality(logits(base.model, split.images).argmax(1), split.labels, data.classes, seed=recipe.seed)
-            for name, split in (("validation", data.val), ("test", data.test))
-        }
+        figures: dict[str, Quality | None] = {}
+        for name, split in (("validation", data.val), ("test", data.test)):
+            called = logits(base.model, split.images).argmax(1)
+            figures[name] = quality(called, split.labels, data.classes, seed=recipe.seed)
+            clean = quality_of_part(called, split.labels, data.classes, split.clean, seed=recipe.seed)
+            figures[f"{name}_clean"] = clean
         summary = {
             "name": recipe.name,
             "run": str(out),
@@ -137,7 +146,8 @@ def train_model(
             "params_total": cost(base.model.module, base.model.input).params_total,
             "epochs": len(job.history),
             "seconds": job.seconds,
-            **{name: dataclasses.asdict(figure) for name, figure in figures.items()},
+            "warnings": job.warnings,
+            **{name: figure and dataclasses.asdict(figure) for name, figure in figures.items()},
         }
         runs.write_json(out / "training.json", summary)
     return summary
@@ -314,7 +324,7 @@ def measure_all(job: Job, exported: Sequence[tuple[Built, Exported]]) -> list[Me
         job.dataset.test.images[:256],
         reference=reference.name,
         spec=reference.manifest.input,
-        pictures=_pictures(job.dataset),
+        pictures=_pictures(job),
         threads=recipe.measure.threads,
         seconds=recipe.measure.seconds,
         seed=recipe.seed,
@@ -422,11 +432,18 @@ def _failed(job: Job, name: str, stage: str, problem: EdgewiseError) -> None:
     job.progress.say(str(problem))
 
 
-def _pictures(dataset: Dataset) -> list[Image] | None:
-    """Test images at the size they are stored in, for the end-to-end clock; None for built-in sets."""
+def _pictures(job: Job) -> list[Image] | None:
+    """Test images at the size they are stored in, for the end-to-end clock; None for built-in sets.
+
+    An image that was deleted or damaged since it was read is named in a warning and left out.
+    """
     pictures: list[Image] = []
-    for path in dataset.test.paths[:64]:
-        pictures.append(open_image(path))
+    for name, path in zip(job.dataset.test.names, job.dataset.test.paths[:64], strict=False):
+        try:
+            pictures.append(open_image(path))
+        except BadImage as problem:
+            job.warnings.append(f"{name} cannot be read any more ({problem}); it is left out of the end-to-end clock")
+            continue
         if sum(picture.width * picture.height for picture in pictures) > PICTURE_PIXELS:
             break
     return pictures or None
@@ -470,11 +487,13 @@ def _measurement(job: Job, one: Built, file: Exported, reference: Exported, time
         latency=dataclasses.replace(timed, load_ms=cold.load_ms, first_ms=cold.first_ms),
         memory=cold.memory,
         notes=file.notes,
+        validation_clean=file.validation_clean,
+        test_clean=file.test_clean,
     )
     record = dataclasses.asdict(measurement)
     update_measured(
         file.bundle,
-        {key: record[key] for key in ("cost", "validation", "test", "difference", "parity", "latency", "memory")},
+        {key: record[key] for key in _MEASURED},
     )
     return measurement
 

@@ -7,10 +7,7 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
-import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.bundle import InputSpec
-from edgewise.data import manifest
-from edgewise.data.builtin import DEFAULTS, defaults, load_builtin
+from edgewise.data.builtin import defaults
 from edgewise.data.cache import decode_images
 from edgewise.data.listing import Listing, make_listing
 from edgewise.data.parts import Item
-from edgewise.data.pool import Content, Progress
+from edgewise.data.pool import Progress
 from edgewise.data.read import Reading, check_images, hash_images
 from edgewise.data.saved import COLUMNS, UNUSED, Changes, Saved, read_saved, write_cell
-from edgewise.data.scan import PARTS, BadFile, Scan, scan_folder
-from edgewise.data.walk import shown
-from edgewise.errors import DataError
+from edgewise.data.scan import PARTS, BadFile
+from edgewise.data.sources import Found, find
 from edgewise.recipe import DataOptions
 from edgewise.runs import write_text
 
@@ -145,7 +140,7 @@ def load_data(
             missing.
     """
     before = None if saved is None else read_saved(saved, accept_changes=accept_changes)
-    found = _find(options)
+    found = find(options)
     preprocessing = spec.preprocessing()
     contents = found.contents
     if found.scan.layout == "built-in":
@@ -170,86 +165,15 @@ def find_images(options: DataOptions, *, seed: int = 0, progress: Progress | Non
 
     Every file is decoded in full, so that `Listing.bad` names all that `load_data` would leave out.
     """
-    found = _find(options)
+    found = find(options)
     readings = (hash_images if found.scan.layout == "built-in" else check_images)(
         found.contents, progress, options.read_seconds
     )
     return _listing(found, readings, options, seed)
 
 
-@dataclass(frozen=True)
-class _Found:
-    scan: Scan
-    contents: Sequence[Content]
-    place: str
-
-
-def _find(options: DataOptions) -> _Found:
-    source = options.source
-    if source in DEFAULTS:
-        built_in = load_builtin(source, download=options.download)
-        return _Found(built_in.scan, list(built_in.images), source)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
-        raise DataError(
-            "the source is a URL",
-            code="D02",
-            where={"data.source": shown(source)},
-            why="edgewise reads local folders only and opens no connection for data",
-            fix="download it first, unpack it, and give the folder",
-        )
-    path = _resolve(source)
-    if path.is_dir():
-        scan = scan_folder(path, options.layout)
-    elif path.suffix.lower() in manifest.SUFFIXES and path.is_file():
-        scan = manifest.scan_manifest(path)
-    else:
-        raise DataError(
-            "the source is a file, and not a manifest",
-            code="D03",
-            where={"data.source": shown(source)},
-            why=f"manifests end in {', '.join(manifest.SUFFIXES)}",
-            fix="give a folder of class folders or a manifest; unpack an archive first",
-        )
-    contents = [entry.path for entry in scan.entries if entry.path is not None]
-    return _Found(scan, contents, shown(str(path)))
-
-
-def _resolve(source: str) -> Path:
-    path = Path(source).expanduser()
-    try:
-        return path.resolve(strict=True)
-    except (OSError, RuntimeError, ValueError) as problem:  # RuntimeError: a loop of links
-        near = _near(path)
-        raise DataError(
-            "there is no such folder",
-            code="D01",
-            where={"data.source": shown(source)},
-            why=getattr(problem, "strerror", "") or shown(str(problem)),
-            fix=near or "give a folder of class folders, a manifest, or a built-in set: " + ", ".join(DEFAULTS),
-        ) from problem
-
-
-def _near(path: Path) -> str:
-    """The existing names or built-in sets nearest to a path that is not there."""
-    missing = path
-    while not _listable(missing.parent) and missing.parent != missing:
-        missing = missing.parent
-    names = (
-        sorted(entry.name for entry in missing.parent.iterdir() if entry.name[:1] != ".")
-        if _listable(missing.parent)
-        else []
-    )
-    close = difflib.get_close_matches(path.name, DEFAULTS, n=1) if len(path.parts) == 1 else []
-    close += [shown(str(missing.parent / name)) for name in difflib.get_close_matches(missing.name, names, n=2)]
-    return f"did you mean {' or '.join(close)}?" if close else ""
-
-
-def _listable(folder: Path) -> bool:
-    return os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()
-
-
 def _listing(
-    found: _Found, readings: Sequence[Reading], options: DataOptions, seed: int, saved: Saved | None = None
+    found: Found, readings: Sequence[Reading], options: DataOptions, seed: int, saved: Saved | None = None
 ) -> Listing:
     listing = make_listing(found.scan, readings, options, seed, found.place, saved)
     if found.scan.layout == "built-in" and Path(options.source).exists():

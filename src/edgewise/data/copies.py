@@ -1,7 +1,7 @@
 """Copies among the images: which are identical or look alike, and what follows for labels and splits.
 
 Identical files have one sha256; what looks alike is decided by `edgewise.data.similar`. A copy under another label
-makes one of the labels wrong; a copy on another side of the split makes the test an examination of what was learnt by heart.
+makes one of the labels wrong; a copy on another side of the split is tested on what was learnt by heart.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def near_conflicts(items: Sequence[Labelled], copies: Copies) -> list[tuple[Labe
 def excluded(torn: Sequence[Sequence[Labelled]]) -> list[BadFile]:
     """Every file of `conflicts`, with all its labels as the reason for leaving it out."""
     return [
-        BadFile(item.name, "the same image stands in several classes: " + listed(_labelled(group)))
+        BadFile(item.name, "the same image stands in several classes: " + listed(labelled(group)))
         for group in torn
         for item in group
     ]
@@ -145,8 +145,8 @@ def leaks(items: Sequence[Labelled], copies: Copies) -> list[Leak]:
     return found
 
 
-def refuse_conflicts(torn: Sequence[Sequence[Labelled]], place: str) -> None:
-    """Stop when there are conflicts.
+def refuse_conflicts(torn: Sequence[Sequence[str]], place: str) -> None:
+    """Stop when there are conflicts, given as names with their labels (`labelled`).
 
     Raises:
         DataError: D30, naming them.
@@ -156,7 +156,7 @@ def refuse_conflicts(torn: Sequence[Sequence[Labelled]], place: str) -> None:
             f"{len(torn)} image(s) stand in several classes",
             code="D30",
             where={"folder": place},
-            why=_lines(" = ".join(_labelled(group)) for group in torn),
+            why=_lines(" = ".join(group) for group in torn),
             fix="keep each image under its true label only; without data.strict they are left out and named",
         )
 
@@ -200,7 +200,7 @@ def warnings_of(items: Sequence[Labelled], copies: Copies, torn: Sequence[Sequen
         yield f"{len({name for pair in pairs for name in pair})} image(s) look like another (near copies): {named}"
     between = near_conflicts(items, copies)
     if between:
-        named = listed((" ~ ".join(_labelled(pair)) for pair in between), 3)
+        named = listed((" ~ ".join(labelled(pair)) for pair in between), 3)
         yield f"{len(between)} pair(s) of near copies stand in two classes; they are used: {named}"
 
 
@@ -225,7 +225,8 @@ def _same(items: Iterable[Labelled]) -> list[list[Labelled]]:
     return [group for group in same.values() if len(group) > 1]
 
 
-def _labelled(group: Iterable[Labelled]) -> list[str]:
+def labelled(group: Iterable[Labelled]) -> list[str]:
+    """Names with their labels."""
     return [f"{item.name} ({item.label})" for item in group]
 
 

@@ -18,6 +18,7 @@ from edgewise.data.copies import (
     conflicts,
     excluded,
     find_copies,
+    labelled,
     leak_warnings,
     leaks,
     refuse_conflicts,
@@ -73,7 +74,7 @@ def make_listing(
         UnavailableError: E52, scipy is missing.
     """
     bad = sorted(_bad_files(scan, readings), key=lambda file: file.name)
-    _check_bad(bad, len(readings) + len(scan.bad), options, place)
+    check_bad(bad, len(readings) + len(scan.bad), options, place)
     present = list(_items(scan, readings))
     given = {entry.part for entry in scan.entries} - {None}
     copies = find_copies(
@@ -81,7 +82,7 @@ def make_listing(
     )
     torn = [] if copies.mode == "off" else conflicts(present)
     if options.strict:
-        refuse_conflicts(torn, place)
+        refuse_conflicts([labelled(group) for group in torn], place)
     left_out = {id(item) for group in torn for item in group}
     items = [item for item in present if id(item) not in left_out]
     classes = _classes(items, options, place)
@@ -164,7 +165,12 @@ def _bad_files(scan: Scan, readings: Sequence[Reading]) -> Iterator[BadFile]:
             yield BadFile(entry.name, reading.problem)
 
 
-def _check_bad(bad: Sequence[BadFile], total: int, options: DataOptions, place: str) -> None:
+def check_bad(bad: Sequence[BadFile], total: int, options: DataOptions, place: str) -> None:
+    """Stop when more than `max_bad` of all files are bad.
+
+    Raises:
+        DataError: D07, with ten of them.
+    """
     share = len(bad) / total
     if share <= options.max_bad and len(bad) < total:
         return

@@ -9,7 +9,8 @@ that follows comes from it:
    Hamming distance of two hashes is a matrix product of their signs.
 2. A candidate is a pair when one thumbnail, averaged to 16 x 16, explains the other up to brightness and contrast: what
    is left over is at most `LEFT_OVER` gray levels, and the correlation at least `CORRELATION`. Resized and
-   recompressed copies leave 0.2 to 2 levels; two different shirts of Fashion-MNIST, whose hashes are often equal, leave 10 and more.
+   recompressed copies leave 0.2 to 2 levels; two different shirts of Fashion-MNIST, whose hashes are often equal,
+   leave 10 and more.
 3. Candidates that fail narrowly are compared again with one thumbnail moved and scaled a little, which finds small
    crops (`edgewise.data.align`).
 
