@@ -112,9 +112,7 @@ def conflicts(items: Iterable[Labelled]) -> list[list[Labelled]]:
 
 def near_conflicts(items: Sequence[Labelled], copies: Copies) -> list[tuple[Labelled, Labelled]]:
     """Images that look alike, under two labels."""
-    first = {item.sha256: item for item in reversed(items)}
-    pairs = [(first[one], first[other]) for one, other in copies.pairs() if one in first and other in first]
-    return [(one, other) for one, other in pairs if one.label != other.label]
+    return [(one, other) for one, other in _near_pairs(items, copies) if one.label != other.label]
 
 
 def excluded(torn: Sequence[Sequence[Labelled]]) -> list[BadFile]:
@@ -193,11 +191,11 @@ def warnings_of(items: Sequence[Labelled], copies: Copies, torn: Sequence[Sequen
         extra = sum(len(group) - 1 for group in groups)
         named = listed((" = ".join(item.name for item in group[:3]) for group in groups), 3)
         yield f"{extra} image(s) are exact copies of others: {named}"
-    first = {item.sha256: item.name for item in reversed(items)}
-    pairs = [(first[one], first[other]) for one, other in copies.pairs() if one in first and other in first]
+    pairs = _near_pairs(items, copies)
     if pairs:
-        named = listed((f"{one} ~ {other}" for one, other in pairs), 3)
-        yield f"{len({name for pair in pairs for name in pair})} image(s) look like another (near copies): {named}"
+        named = listed((f"{one.name} ~ {other.name}" for one, other in pairs), 3)
+        count = len({item.name for pair in pairs for item in pair})
+        yield f"{count} image(s) look like another (near copies): {named}"
     between = near_conflicts(items, copies)
     if between:
         named = listed((" ~ ".join(labelled(pair)) for pair in between), 3)
@@ -216,6 +214,16 @@ def leak_warnings(items: Sequence[Labelled], found: Sequence[Leak]) -> Iterator[
                 f"{len(own)} {part} image(s) ({share:.1%}) are copies of training images "
                 f"({exact} exact, {len(own) - exact} near): {named}"
             )
+
+
+def _near_pairs(items: Iterable[Labelled], copies: Copies) -> list[tuple[Labelled, Labelled]]:
+    """Pairs that look alike, by name; identical files stand for each other."""
+    first: dict[str, Labelled] = {}
+    for item in sorted(items, key=lambda item: item.name):
+        first.setdefault(item.sha256, item)
+    pairs = [(first[one], first[other]) for one, other in copies.pairs() if one in first and other in first]
+    ordered = [(one, other) if one.name < other.name else (other, one) for one, other in pairs]
+    return sorted(ordered, key=lambda pair: (pair[0].name, pair[1].name))
 
 
 def _same(items: Iterable[Labelled]) -> list[list[Labelled]]:
