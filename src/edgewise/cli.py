@@ -16,6 +16,8 @@ from edgewise.errors import ConfigError, EdgewiseError, GateError
 from edgewise.interrupt import Interrupted, listen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgewise.pipeline import Opening
     from edgewise.recipe import Recipe
 
@@ -29,6 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+data = typer.Typer(help="Know the images before training on them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -187,6 +192,11 @@ def train(
     for split in ("validation", "test"):
         accuracy, f1 = summary[split]["accuracy"], summary[split]["macro_f1"]
         print(f"{split:10}  accuracy {_interval(accuracy)}  macro F1 {_interval(f1)}  n {accuracy['n']}")
+        clean = summary[f"{split}_clean"]
+        if clean:
+            accuracy, f1 = clean["accuracy"], clean["macro_f1"]
+            copies = f"n {accuracy['n']}, without copies of training images"
+            print(f"{'':10}  accuracy {_interval(accuracy)}  macro F1 {_interval(f1)}  {copies}")
     page = folder / "explain" / "base" / "explain.html"
     _next(
         json_,
@@ -194,6 +204,54 @@ def train(
         *([f"page:  {page}"] if page.exists() else []),
         f"next:  edgewise run --data {chosen.data.source}  (compress, export, measure)",
     )
+
+
+@data.command("check")
+def data_check(
+    source: Source,
+    csv: Annotated[Path | None, typer.Option(help="Write a CSV file with a row for each image.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an offline page with contact sheets.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 on conflicts, leakage or bad files.")] = False,
+    seed: Seed = None,
+    settings: Set = None,
+    download: Download = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Report bad, blurry and dark images, copies, leakage between splits, label conflicts and small classes."""
+    flags = {"data.source": source, "seed": seed, "data.download": download or None}
+    recipe = _recipe(None, flags, settings)
+
+    from edgewise.data.check import check_data, require_clean
+
+    with _progress(quiet or json_).task("read images", 100) as advance:
+        report = check_data(recipe.data, seed=recipe.seed, progress=_in_percent(advance))
+    refused = _refusal(lambda: require_clean(report, recipe.data)) if strict else None
+    if json_:
+        told = report.as_dict() | ({"refused": refused.as_dict()} if refused else {})
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from edgewise.report.data_page import print_data
+
+        print_data(report.facts, Console())
+    if csv:
+        from edgewise.report.data_page import write_data_csv
+
+        write_data_csv(report.as_dict()["images"], csv)
+    if html:
+        from edgewise.data.sheets import contact_sheets
+        from edgewise.report.data_page import write_data_page
+
+        write_data_page(report.facts, contact_sheets(report, recipe.data), report.place, html)
+    following = f"run --data {source}" if html else f"data check {source} --html check.html  (pictures of all this)"
+    written = [f"{kind}: {path}" for kind, path in (("images", csv), ("page", html)) if path]
+    _next(json_, *written, f"next: edgewise {following}")
+    if refused and json_:
+        raise typer.Exit(refused.exit_code)
+    if refused:
+        raise refused
 
 
 @app.command()
@@ -410,6 +468,28 @@ def _progress(quiet: bool) -> Any:
     from edgewise.progress import for_terminal
 
     return for_terminal(quiet=quiet)
+
+
+def _refusal(check: Callable[[], object]) -> EdgewiseError | None:
+    """What a check raises, so that what was found out can be shown first."""
+    try:
+        check()
+    except EdgewiseError as problem:
+        return problem
+    return None
+
+
+def _in_percent(advance: Any) -> Any:
+    """A progress of (done, in all) that advances a task of 100 steps."""
+    shown = 0
+
+    def on_images(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // max(1, total)
+        advance(percent - shown, f"{done} of {total}")
+        shown = percent
+
+    return on_images
 
 
 def _show_results(results: list[Any], as_json: bool) -> None:

@@ -23,13 +23,12 @@ from edgewise.compress import Context, apply_plan, check_plan
 from edgewise.data import Dataset, defaults, load_data
 from edgewise.data.augment import Augment
 from edgewise.data.preview import write_preview
-from edgewise.data.same import check_same
-from edgewise.device.preprocess import open_image
+from edgewise.device.preprocess import BadImage, open_image
 from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError, nearest
 from edgewise.export.deliver import Exported, Order, deliver
 from edgewise.judge import choose, figure
 from edgewise.measure import latency, machine, memory
-from edgewise.measure.accuracy import difference, quality
+from edgewise.measure.accuracy import difference, quality, quality_of_part
 from edgewise.measure.calibration import calibrate
 from edgewise.models import Model, create_model, default_input, open_model, rebuild, save_model
 from edgewise.models.cost import cost
@@ -48,7 +47,11 @@ from edgewise.train.state import HARMLESS
 Role = Literal["base", "variant", "control"]
 BASE = "base"
 DEFAULT_SIZE = 128
-_MEASURED = ("cost", "validation", "test", "difference", "parity", "calibration", "latency", "memory")
+_MEASURED = (
+    *("cost", "validation", "test", "validation_clean", "test_clean"),
+    *("difference", "parity", "calibration", "latency", "memory"),
+)
+"""What of a measurement goes into the manifest of its bundle."""
 FREE_TO_CHANGE = (
     "name",
     "explain",
@@ -83,6 +86,7 @@ class Job:
     dataset: Dataset
     progress: Progress
     world: World
+    accept_changes: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -167,8 +171,9 @@ def train_model(
     Under `accelerate launch` (or torchrun) all processes train it together, and the first one writes.
 
     Returns:
-        name, run, architecture, params_total, epochs, seconds, and validation and test `Quality` and `Calibration` as
-        plain data.
+        name, run, architecture, params_total, epochs, seconds, warnings; validation and test `Quality` and
+        `Calibration` as plain data; validation_clean and test_clean, the same without copies of training images, None
+        where there are none.
     """
     with open_job(recipe, out, opening, progress, World()) as job:
         with job.stage("train"):
@@ -177,10 +182,13 @@ def train_model(
         data = job.dataset
         val, test = (logits(base.model, split.images) for split in (data.val, data.test))
         figures: dict[str, Any] = {
-            "validation": quality(val.argmax(1), data.val.labels, data.classes, seed=recipe.seed),
-            "test": quality(test.argmax(1), data.test.labels, data.classes, seed=recipe.seed),
-            "calibration": calibrate(val, data.val.labels, test, data.test.labels, seed=recipe.seed),
+            "calibration": calibrate(val, data.val.labels, test, data.test.labels, seed=recipe.seed)
         }
+        for name, split, scores in (("validation", data.val, val), ("test", data.test, test)):
+            called = scores.argmax(1)
+            figures[name] = quality(called, split.labels, data.classes, seed=recipe.seed)
+            clean = quality_of_part(called, split.labels, data.classes, split.clean, seed=recipe.seed)
+            figures[f"{name}_clean"] = clean
         summary = {
             "name": recipe.name,
             "run": str(out),
@@ -188,7 +196,8 @@ def train_model(
             "params_total": cost(base.model.module, base.model.input).params_total,
             "epochs": len(job.history),
             "seconds": job.seconds,
-            **{name: dataclasses.asdict(figure) for name, figure in figures.items()},
+            "warnings": job.warnings,
+            **{name: figure and dataclasses.asdict(figure) for name, figure in figures.items()},
         }
         if job.run.writes:
             runs.write_json(out / "training.json", summary)
@@ -211,13 +220,17 @@ def open_job(recipe: Recipe, out: Path, opening: Opening, progress: Progress | N
     with _folder(recipe, out, opening, world) as folder:
         progress = progress or Silent()
         started = time.perf_counter()
-        dataset = _load(recipe, spec, progress)
+        splits = out / "splits.csv"
+        saved = splits if opening.resume and splits.exists() else None
+        dataset = _load(recipe, spec, progress, saved, opening.accept_changes)
         if folder.writes:
             runs.write_text(out / "recipe.yaml", dump_recipe(recipe))
-            dataset.write_splits(out / "splits.csv")
+            dataset.write_splits(splits)
             if dataset.bad:
                 dataset.write_bad_files(out / "bad_files.csv")
-        job = Job(recipe, folder, dataset, progress, world, warnings=list(dataset.summary["warnings"]))
+        job = Job(
+            recipe, folder, dataset, progress, world, opening.accept_changes, warnings=list(dataset.summary["warnings"])
+        )
         job.seconds["data"] = round(time.perf_counter() - started, 2)
         for warning in job.warnings:
             progress.say(f"warning: {warning}")
@@ -378,7 +391,7 @@ def explain_run(out: Path, name: str = BASE, *, progress: Progress | None = None
 
     Raises:
         ConfigError: no run (C25), one that did not finish (C81), or one without such a model (C80).
-        DataError: the images are not there, or not those the run was made with (D60).
+        DataError: the images are not there, or not those the run was made with (D32).
     """
     folder = runs.Run(out)
     status = runs.read_run(out)["status"]
@@ -401,8 +414,7 @@ def explain_run(out: Path, name: str = BASE, *, progress: Progress | None = None
         )
     progress = progress or Silent()
     recipe = load_recipe(out / "recipe.yaml", {"data.download": False})
-    dataset = _load(recipe, resolve_input(recipe), progress)
-    check_same(dataset, out / "splits.csv")
+    dataset = _load(recipe, resolve_input(recipe), progress, out / "splits.csv")
     return explain_model(recipe, dataset, folder, name, progress)
 
 
@@ -483,7 +495,7 @@ def measure_all(job: Job, exported: Sequence[tuple[Built, Exported]]) -> list[Me
         job.dataset.test.images[:256],
         reference=reference.name,
         spec=reference.manifest.input,
-        pictures=_pictures(job.dataset),
+        pictures=_pictures(job),
         threads=recipe.measure.threads,
         seconds=recipe.measure.seconds,
         seed=recipe.seed,
@@ -528,7 +540,9 @@ def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) 
     return result
 
 
-def _load(recipe: Recipe, spec: InputSpec, progress: Progress) -> Dataset:
+def _load(
+    recipe: Recipe, spec: InputSpec, progress: Progress, saved: Path | None = None, accept_changes: bool = False
+) -> Dataset:
     with progress.task("read images", 100) as advance:
         shown = 0
 
@@ -538,7 +552,9 @@ def _load(recipe: Recipe, spec: InputSpec, progress: Progress) -> Dataset:
             advance(percent - shown)
             shown = percent
 
-        dataset = load_data(recipe.data, spec, seed=recipe.seed, progress=on_images)
+        dataset = load_data(
+            recipe.data, spec, seed=recipe.seed, progress=on_images, saved=saved, accept_changes=accept_changes
+        )
         train, val, test = len(dataset.train), len(dataset.val), len(dataset.test)
         classes = len(dataset.classes)
         advance(0, f"{train + val + test} images, {classes} classes, train {train} / val {val} / test {test}")
@@ -567,6 +583,7 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss |
         loss=loss,
         augment=_augment(job.recipe, job.dataset) if job.recipe.augment.active else None,
         resume=job.run.resumed,
+        accept_images=job.accept_changes,
     )
     fitted = fit(
         model, job.dataset, setup, title=f"train {name}", on_epoch=on_epoch, progress=job.progress, world=job.world
@@ -612,11 +629,18 @@ def _failed(job: Job, name: str, stage: str, problem: EdgewiseError) -> None:
     job.progress.say(str(problem))
 
 
-def _pictures(dataset: Dataset) -> list[Image] | None:
-    """Test images at the size they are stored in, for the end-to-end clock; None for built-in sets."""
+def _pictures(job: Job) -> list[Image] | None:
+    """Test images at the size they are stored in, for the end-to-end clock; None for built-in sets.
+
+    An image that was deleted or damaged since it was read is named in a warning and left out.
+    """
     pictures: list[Image] = []
-    for path in dataset.test.paths[:64]:
-        pictures.append(open_image(path))
+    for name, path in zip(job.dataset.test.names, job.dataset.test.paths[:64], strict=False):
+        try:
+            pictures.append(open_image(path))
+        except BadImage as problem:
+            job.warnings.append(f"{name} cannot be read any more ({problem}); it is left out of the end-to-end clock")
+            continue
         if sum(picture.width * picture.height for picture in pictures) > PICTURE_PIXELS:
             break
     return pictures or None
@@ -661,6 +685,8 @@ def _measurement(job: Job, one: Built, file: Exported, reference: Exported, time
         memory=cold.memory,
         notes=file.notes,
         calibration=file.calibration,
+        validation_clean=file.validation_clean,
+        test_clean=file.test_clean,
     )
     record = dataclasses.asdict(measurement)
     update_measured(

@@ -76,6 +76,17 @@ Plan = Annotated[str, pydantic.BeforeValidator(_to_plan), pydantic.AfterValidato
 """A plan in its one written form; `parse_plan` gives its steps."""
 
 
+class CheckOptions(Strict):
+    """From where on `edgewise data check` names an image or a class. Nothing is left out of a run for it."""
+
+    blurry: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """An image is blurry below this share of the set's median sharpness (the variance of its Laplacian)."""
+    dark: Annotated[float, Field(ge=0, le=255)] = 40.0
+    """An image is dark when its mean luminance is below this, 0..255."""
+    small_class: Annotated[int, Field(ge=1)] = 20
+    """A class is too small below so many images."""
+
+
 class DataOptions(Strict):
     """Where the images are and how they reach the model."""
 
@@ -103,6 +114,16 @@ class DataOptions(Strict):
     """Fewer images than this in a class is an error."""
     layout: Literal["auto", "classes", "splits"] = "auto"
     """Read the folder as class folders or as train/val/test folders; auto tells them apart and asks when it cannot."""
+    duplicates: Literal["near", "exact", "off"] = "near"
+    """Which copies are looked for: also resized, recompressed and slightly cropped ones, only identical files, or none.
+    Copies stay on one side of a drawn split, are counted where a given split tears them apart, and are left out where
+    they carry two labels. Built-in sets are compared by identical images only."""
+    strict: bool = False
+    """Stop with exit code 3 when copies lie in training and in another split, or under two labels."""
+    read_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """Longest time that reading one file may stand still; then it is named and the command ends."""
+    check: CheckOptions = CheckOptions()
+    """Limits of `edgewise data check`."""
     download: bool = False
     """Allow a built-in set to be fetched from the network."""
 

@@ -19,7 +19,8 @@ from edgewise.errors import ConfigError, UntrustedError
 T = TypeVar("T")
 
 SCHEMA = 1
-"""Version of the JSON layout; a reader refuses a version it does not know."""
+"""Version of the JSON layout; a reader refuses a version it does not know. A key that may be left out and then means
+what files without it meant is no new version."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,8 @@ class Measurement:
 
     `role` is "base" (the uncompressed model in fp32), "variant" (what may be shipped instead), or "control" (the same
     structure trained from scratch without the technique, which tells what the technique itself was worth).
-    `validation` chooses, `test` reports; `test` is never used to choose.
+    `validation` chooses, `test` reports; `test` is never used to choose. `validation_clean` and `test_clean` are the
+    same without the images that are copies of training images; None where there are no such images, or no others.
     """
 
     name: str
@@ -222,6 +224,8 @@ class Measurement:
     memory: Memory | None
     notes: list[str] = field(default_factory=list)
     calibration: Calibration | None = None
+    validation_clean: Quality | None = None
+    test_clean: Quality | None = None
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ def test_rows_hold_what_was_measured() -> None:
         "difference_macro_f1": one.difference.macro_f1.value,
         "difference_macro_f1_low": one.difference.macro_f1.low,
         "difference_macro_f1_high": one.difference.macro_f1.high,
+        **dict.fromkeys(
+            [f"clean_{key}{end}" for key in ("accuracy", "macro_f1") for end in ("", "_low", "_high")], None
+        ),
+        "clean_images": None,
         "validation_images": 360,
         "validation_accuracy": one.validation.accuracy.value,
         "validation_macro_f1": one.validation.macro_f1.value,

@@ -21,7 +21,7 @@ from edgewise.export import FORMATS
 from edgewise.export.base import ExportSpec
 from edgewise.export.verify import parity
 from edgewise.measure import latency
-from edgewise.measure.accuracy import confusion_matrix, macro_f1, quality
+from edgewise.measure.accuracy import confusion_matrix, macro_f1, quality, quality_of_part
 from edgewise.measure.calibration import calibrate
 from edgewise.models import Model
 from edgewise.progress import Progress
@@ -68,6 +68,8 @@ class Exported:
     parity: Parity
     calibration: Calibration
     notes: list[str] = field(default_factory=list)
+    validation_clean: Quality | None = None
+    test_clean: Quality | None = None
 
     @property
     def model_file(self) -> Path:
@@ -203,7 +205,12 @@ class _Desk:
             parity=dataclasses.replace(checked, passed=checked.passed and not refused),
             calibration=calibration,
             notes=notes,
+            validation_clean=self._clean(val.argmax(1), self.val),
+            test_clean=self._clean(test, self.test),
         )
+
+    def _clean(self, predicted: NDArray[np.int64], split: Split) -> Quality | None:
+        return quality_of_part(predicted, split.labels, self.classes, split.clean, seed=self.seed)
 
     def val_figures(self, scores: Scores) -> tuple[float, float]:
         """Accuracy and macro F1 on the validation split."""

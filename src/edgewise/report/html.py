@@ -17,6 +17,7 @@ from edgewise.errors import UnavailableError
 from edgewise.report.cells import COLUMNS, groups_of
 from edgewise.report.explained import calibrations_of, section_of
 from edgewise.report.files import write_file
+from edgewise.report.leakage import leakage_lines
 from edgewise.report.method import invalid_words, method_line, relative_only
 from edgewise.report.outcome import goal_words, headline, tiles_of
 from edgewise.report.plots import plot_data
@@ -122,6 +123,7 @@ def _context(result: RunResult) -> dict[str, Any]:
         "headline": sentence,
         "goal": goal_words(result.goal),
         "stamp": relative_only(result),
+        "leakage": leakage_lines(result),
         "tiles": tiles_of(rows),
         "warnings": result.warnings,
         "failures": [dataclasses.asdict(failure) for failure in result.failures],

@@ -182,7 +182,7 @@ def _row(result: RunResult, label: str, one: Measurement, lead: Measurement | No
 
 
 def _quality(one: Measurement) -> Row:
-    difference = one.difference
+    difference, clean = one.difference, one.test_clean
     return {
         "test_images": one.test.n,
         **_ends("accuracy", one.test.accuracy),
@@ -190,6 +190,9 @@ def _quality(one: Measurement) -> Row:
         "difference_reference": difference.reference if difference else None,
         **_ends("difference_accuracy", difference.accuracy if difference else None),
         **_ends("difference_macro_f1", difference.macro_f1 if difference else None),
+        "clean_images": clean.n if clean else None,
+        **_ends("clean_accuracy", clean.accuracy if clean else None),
+        **_ends("clean_macro_f1", clean.macro_f1 if clean else None),
         "validation_images": one.validation.n,
         "validation_accuracy": one.validation.accuracy.value,
         "validation_macro_f1": one.validation.macro_f1.value,

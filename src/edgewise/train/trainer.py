@@ -27,7 +27,7 @@ from edgewise.train.feed import Augmentation, Feed, Pixels
 from edgewise.train.fused import fuse_for_training
 from edgewise.train.losses import Batch, Loss, make_loss
 from edgewise.train.optim import MovingAverage, make_optimizer, make_schedule
-from edgewise.train.state import State, fingerprint, load_optimizer, optimizer_tensors
+from edgewise.train.state import State, fingerprint, images_hash, load_optimizer, optimizer_tensors
 from edgewise.train.threads import faster_threads
 from edgewise.train.world import World
 
@@ -55,7 +55,8 @@ class Setup:
 
     options: see `edgewise.recipe.TrainOptions`. seed: of batch order, augmentation and dropout. checkpoints: folder for
     `best.safetensors` and `last.safetensors`. epochs, lr, loss: instead of those of the options.
-    augment: what happens to the images of a batch. resume: go on from the checkpoints where they are of this training.
+    augment: what happens to the images of a batch. resume: go on from the checkpoints where they are of this training;
+    accept_images: also when they were made with other images.
     """
 
     options: TrainOptions
@@ -66,6 +67,7 @@ class Setup:
     loss: Loss | None = None
     augment: Augmentation | None = None
     resume: bool = False
+    accept_images: bool = False
 
 
 class _NotFiniteError(Exception):
@@ -106,9 +108,8 @@ class Trainer:
         self.state = State(threads=0, amp=amp, chunk=size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.state.amp == "fp16")
         self.last, self.best_path = (setup.checkpoints / f"{name}.safetensors" for name in ("last", "best"))
-        self.fingerprint = fingerprint(
-            model, dataset.train, self.options, [setup.seed, peak, size, type(self.loss).__name__]
-        )
+        self.fingerprint = fingerprint(model, self.options, [setup.seed, peak, size, type(self.loss).__name__])
+        self.images = images_hash(dataset.train)
         self.saved_at = time.monotonic()
 
     @property
@@ -152,13 +153,7 @@ class Trainer:
         if note:
             self.progress.say(f"warning: {note}")
         if facts["fingerprint"] != self.fingerprint:
-            raise ConfigError(
-                "the checkpoint belongs to another training",
-                code="C24",
-                where={"file": self.last},
-                why="data, first weights, seed or options are not those it was made with",
-                fix="resume with the recipe of the run, or begin a new run",
-            )
+            raise self._foreign("first weights, seed or options are not those it was made with")
         rooms: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
         for name, value in tensors.items():
             room, _, rest = name.partition("/")
@@ -167,13 +162,27 @@ class Trainer:
         if self.ema:
             load_weights(self.ema.module, rooms["ema"], self.last)
         load_optimizer(self.optimizer, rooms["optimizer"])
+        same_images = facts["images"] == self.images
+        if not same_images and not self.setup.accept_images:
+            raise self._foreign("it was made with other images")
         facts["state"]["best"] = tuple(facts["state"]["best"])
         self.state = State(**facts["state"])
+        if not same_images:  # the epoch in work begins again
+            self.state.step, self.state.seen, self.state.loss_sum = 0, 0, 0.0
         if self.ema:
             self.ema.updates = self.state.ema_updates
         if hasattr(self.loss, "restore"):
             self.loss.restore(self.state.loss)
         return True
+
+    def _foreign(self, why: str) -> ConfigError:
+        return ConfigError(
+            "the checkpoint belongs to another training",
+            code="C24",
+            where={"file": self.last},
+            why=why,
+            fix="resume with the recipe and the images of the run, or begin a new run",
+        )
 
     def save(self) -> None:
         """Write `last.safetensors`."""
@@ -187,7 +196,8 @@ class Trainer:
                 tensors |= {f"ema/{name}": value for name, value in self.ema.module.state_dict().items()}
             tensors |= {f"optimizer/{name}": value for name, value in optimizer_tensors(self.optimizer)}
             state = dataclasses.asdict(self.state)
-            save_checkpoint(self.last, tensors, {"fingerprint": self.fingerprint, "state": state})
+            facts = {"fingerprint": self.fingerprint, "images": self.images}
+            save_checkpoint(self.last, tensors, facts | {"state": state})
         self.world.wait()
 
     def best(self) -> Fitted:
