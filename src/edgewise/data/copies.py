@@ -13,8 +13,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from edgewise.data.known_pairs import known_pairs
 from edgewise.data.scan import PARTS, BadFile, listed
-from edgewise.data.similar import SIDE, alike, clusters
+from edgewise.data.similar import SIDE, clusters
 from edgewise.errors import DataError
 
 Mode = Literal["near", "exact", "off"]
@@ -92,7 +93,7 @@ def find_copies(looks: Mapping[str, bytes], mode: Mode) -> Copies:
     if mode != "near" or len(known) < 2:
         return Copies(mode)
     stacked = np.frombuffer(b"".join(looks[digest] for digest in known), dtype=np.uint8).reshape(-1, SIDE, SIDE)
-    pairs = alike(stacked)
+    pairs = known_pairs(stacked)
     near = defaultdict(set)
     for one, other in pairs.tolist():
         near[known[one]].add(known[other])
