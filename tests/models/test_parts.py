@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_head_and_stages_are_every_parameter_once_in_the_order_they_run(architec
     order = first_runs(model)
     times = [[order[name] for name in names if name in order] for names in (*(names for _, names in cut), head)]
     assert all(times)
-    assert all(max(before) < min(after) for before, after in zip(times, times[1:], strict=False))
+    assert all(max(before) < min(after) for before, after in itertools.pairwise(times))
 
 
 @pytest.mark.parametrize("architecture", NETS)

@@ -1,7 +1,7 @@
 """The parts of a classifier by name: its head, and the stages of its backbone in the order they run.
 
-The library's own word is taken where there is one (timm's `get_classifier`); otherwise the head is the last linear layer
-or 1x1 convolution, which is where torchvision, our own families and cut nets have it. Pruning keeps all names.
+The library's own word is taken where there is one (timm's `get_classifier`); otherwise the head is the last linear
+layer or 1x1 convolution, which is where torchvision, our own families and cut nets have it. Pruning keeps all names.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def stages(module: nn.Module) -> list[tuple[str, tuple[str, ...]]]:
     """The backbone, cut into named stages in the order they run; with the head they hold every parameter once.
 
     The stages are the numbered parts of the net (`layer1` to `layer4`, `blocks.0` to `blocks.6`, `block1` ...): the
-    outermost level that has at least two. What stands before the first is the stage `stem`, what stands between two goes
-    with the earlier one (a transition after its dense block), and what stands behind the last is the stage `neck`.
+    outermost level that has at least two. What stands before the first is the stage `stem`, what stands between two
+    goes with the earlier one (a transition after its dense block), and what stands behind the last is the stage `neck`.
 
     Returns:
         (name, parameter names) of each.
