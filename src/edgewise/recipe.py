@@ -193,7 +193,7 @@ class Recipe(Strict):
     pretrained: bool = False
     """Start the base model from the library's pretrained weights (needs the network the first time)."""
     weights: str | None = None
-    """Start the base model from this file or folder instead: safetensors, a torch state dict, a model folder or a run."""
+    """Start the base model from these weights instead: a safetensors or torch file, a model folder or a run folder."""
     train: TrainOptions = TrainOptions()
     """Training of the base model, of students and of controls."""
     variants: tuple[Variant, ...] | None = None

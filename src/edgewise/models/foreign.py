@@ -1,7 +1,7 @@
 """Opening weights that somebody else wrote: a safetensors file, a torch state dict, or a model or run folder of ours.
 
-No code of a file is ever run: pickles go through torch's restricted unpickler, which builds tensors and plain containers
-and refuses everything else.
+No code of a file is ever run: pickles go through torch's restricted unpickler, which builds tensors and plain
+containers and refuses everything else.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def open_weights(path: Path) -> Source:
 
     Raises:
         ConfigError: there is no such file, or it holds several sets of weights (C60).
-        UntrustedError: it is damaged, or holds something else than tensors and plain containers (U30); or a model folder
-            that `open_model` refuses.
+        UntrustedError: it is damaged, or holds something else than tensors and plain containers (U30); or a model
+            folder that `open_model` refuses.
     """
     if path.is_dir():
         from edgewise.models.store import open_model

@@ -1,9 +1,9 @@
 """Matching the tensors of two nets by order and shape, where their names have nothing in common.
 
 Order alone proves little: two layers of one shape could stand in either order. So every tensor must agree in kind
-(weight, bias, running_mean ...) and shape with the one at its place, layers must begin and end at the same places, and of
-layers that nothing but their place tells apart the names must say which comes first, in both nets. A norm belongs to the
-convolution before it. Anything less is not matched.
+(weight, bias, running_mean ...) and shape with the one at its place, layers must begin and end at the same places, and
+of layers that nothing but their place tells apart the names must say which comes first, in both nets. A norm belongs to
+the convolution before it. Anything less is not matched.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def transfer(module: nn.Module, state: Mapping[str, torch.Tensor], *, skip_head:
     """Copy weights into a module, in place, wherever they fit.
 
     Names are compared first as they are, then without a prefix that the file's or the module's names have in front
-    ("module.", "backbone." ...). If that finds less than half of the backbone, order and shape are tried, and taken when
-    they match the whole net without guessing (see `edgewise.models.order`).
+    ("module.", "backbone." ...). If that finds less than half of the backbone, order and shape are tried, and taken
+    when they match the whole net without guessing (see `edgewise.models.order`).
 
     A first convolution for gray images takes the sum of the weights for red, green and blue.
 
