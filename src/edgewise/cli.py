@@ -60,7 +60,7 @@ Set = Annotated[
 ModelName = Annotated[str | None, typer.Option(help='Base model, e.g. "convnet(32,64,128)"; see `edgewise models`.')]
 Weights = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Start from these weights: safetensors, .pth, a model folder or a run."),
+    typer.Option(metavar="FILE", help="Start from weights: .safetensors, .pth, a model folder or a run."),
 ]
 Size = Annotated[int | None, typer.Option(help="Side of the square the model sees, in pixels.")]
 Epochs = Annotated[int | None, typer.Option(help="Training epochs.")]

@@ -1,4 +1,4 @@
-"""Case 14, resuming: images that were changed, added or removed since; the part of the split is in test_14_changed_data."""
+"""Case 14, resuming: images that were changed, added or removed since; see test_14_changed_data for the split."""
 
 from __future__ import annotations
 

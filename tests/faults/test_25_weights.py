@@ -1,4 +1,4 @@
-"""Case 25: a weights file that is truncated, flipped, empty, foreign, lying or hostile is refused and runs nothing."""
+"""Fault 25: a weights file that is truncated, empty, foreign, lying or hostile is refused, and runs nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Pairs that look alike, remembered in the cache folder where finding them took long.
 
 The file ``pairs/KEY.npz`` holds one int64 array (pairs, 2). KEY is the sha256 of the looks and of the code that
-compares them, so that no change of an image or of the code can meet old pairs; the ZIP container's CRC-32 notices damage.
+compares them, so that no change of an image or of the code can meet old pairs; the ZIP container's CRC-32 notices
+damage.
 """
 
 from __future__ import annotations

@@ -60,8 +60,7 @@ def stages(module: nn.Module) -> list[tuple[str, tuple[str, ...]]]:
 
     The stages are the numbered parts of the net (`layer1` to `layer4`, `blocks.0` to `blocks.6`, `block1` ...): the
     outermost level that has at least two. What stands before the first is the stage `stem`, what stands between two
-    goes with the earlier one (a transition after its dense block), and what stands behind the last is the stage
-    `neck`.
+    goes with the earlier one (a transition after its dense block), and what stands behind the last is the stage `neck`.
 
     Returns:
         (name, parameter names) of each.
