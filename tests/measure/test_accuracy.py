@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
-from edgewise.measure.accuracy import confusion_matrix, difference, macro_f1, quality, wilson
+from edgewise.measure.accuracy import confusion_matrix, difference, macro_f1, quality, quality_of_part, wilson
 from edgewise.results import Estimate
 
 CLASSES = ("apple", "cherry", "plum", "tomato")
@@ -29,6 +29,18 @@ def half_width(estimate: Estimate) -> float:
 # --- Figures ----------------------------------------------------------------------------------------------------
 
 answers = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+def test_quality_of_a_part_is_that_of_its_images_alone() -> None:
+    labels, predicted = draw(80, 4, 0.6, seed=5)
+    part = np.arange(80) % 3 > 0
+    found = quality_of_part(predicted, labels, CLASSES, part)
+    assert found is not None
+    assert found.n == part.sum()
+    expected = metrics.f1_score(labels[part], predicted[part], average="macro")
+    assert found.macro_f1.value == pytest.approx(expected)
+    for whole in (None, np.ones(80, dtype=bool), np.zeros(80, dtype=bool)):
+        assert quality_of_part(predicted, labels, CLASSES, whole) is None
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,7 +1,7 @@
 """Pairs that look alike, remembered in the cache folder where finding them took long.
 
 The file ``pairs/KEY.npz`` holds one int64 array (pairs, 2). KEY is the sha256 of the looks and of the code that
-compares them, so that no change of an image or of the code can meet old pairs; the ZIP container's CRC-32 notices
+compares them, so that no change of an image or of the code can meet old pairs; the CRC-32 of the ZIP container notices
 damage.
 """
 
@@ -46,7 +46,7 @@ def _write(pairs: Pairs, path: Path) -> None:
 
 def _read(path: Path, count: int) -> Pairs | None:
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             pairs: Pairs = archive["pairs"]
         inside = pairs.size == 0 or (pairs.min() >= 0 and pairs.max() < count)
         if pairs.dtype == np.int64 and pairs.ndim == 2 and pairs.shape[1] == 2 and inside:
