@@ -18,7 +18,9 @@ import torch
 
 from edgewise import pipeline, ranks
 from edgewise.errors import ConfigError
-from edgewise.recipe import Recipe, load_recipe
+from edgewise.interrupt import Interrupted, listen
+from edgewise.models import Model
+from edgewise.recipe import Recipe, TrainOptions, load_recipe
 from edgewise.train import Setup, World, fit
 from edgewise.train.checkpoint import load_checkpoint
 from tests.train.conftest import make_dataset
@@ -252,3 +254,23 @@ def test_a_single_process_agrees_with_itself() -> None:
     with world.first():
         world.wait()
     assert world.device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_a_signal_during_the_last_validation_is_not_lost(model: Model, tmp_path: Path) -> None:
+    options = TrainOptions(epochs=2, batch_size=16, threads=1)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def stop_at_the_end(record: dict[str, Any]) -> None:
+        if record["epoch"] == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    listen()
+    try:
+        with pytest.raises(Interrupted) as stopped:
+            fit(model, make_dataset(), Setup(options, 0, tmp_path), on_epoch=stop_at_the_end)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stopped.value.exit_code == 143
+    resumed = fit(model, make_dataset(), Setup(options, 0, tmp_path, resume=True))
+    assert [record["epoch"] for record in resumed.history] == [1, 2]
