@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def test_what_is_written_is_read(bundle: Path) -> None:
 def test_figures_can_be_added_without_breaking_it(bundle: Path) -> None:
     update_measured(bundle, {"latency": 1.5})
     assert verify_bundle(bundle).measured == {"latency": 1.5}
+
+
+def test_thresholds_are_kept_and_bundles_from_before_there_were_any_are_read(bundle: Path, tmp_path: Path) -> None:
+    model = tmp_path / "some.onnx"
+    manifest = dataclasses.replace(MANIFEST, thresholds={"temperature": 1.5})
+    write_bundle(tmp_path / "newer", manifest, model, {"runner.py": "print(1)\n"})
+    assert update_measured(tmp_path / "newer", {"latency": 1.5}).thresholds == {"temperature": 1.5}
+    assert verify_bundle(tmp_path / "newer").thresholds == {"temperature": 1.5}
+    raw = json.loads((bundle / "manifest.json").read_text())
+    del raw["thresholds"]
+    (bundle / "manifest.json").write_text(json.dumps(raw))
+    assert verify_bundle(bundle).thresholds == {}
 
 
 @pytest.mark.parametrize("name", ["README.md", "labels.txt", "model.onnx", "runner.py"])

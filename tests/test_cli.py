@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from edgewise import cli
-from edgewise.recipe import Recipe
+from edgewise.progress import Silent
+from edgewise.recipe import DataOptions, Recipe
 from tests.report.builders import run_result
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +100,8 @@ TABLE: list[tuple[str, list[str], Recipe, str, bool]] = [
         "runs/d",
         False,
     ),
+    (RUN, ["run", "--data", "d", "--weights", "w.pth"], expected("d", weights="w.pth"), "runs/d", False),
+    (TRAIN, ["train", "d", "--weights", "runs/fruit"], expected("d", weights="runs/fruit"), "runs/d", False),
     (TRAIN, ["train", "digits", "--epochs", "2"], expected("digits", train={"epochs": 2}), "runs/digits", False),
 ]
 
@@ -149,6 +152,20 @@ def test_the_other_commands(
     assert (called.args_, called.kwargs) == (args, kwargs)
 
 
+def test_explain_names_a_run_and_one_of_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, args in ((["r"], (Path("r"), "base")), (["r", "--model", "half"], (Path("r"), "half"))):
+        called = calls(monkeypatch, "edgewise.pipeline.explain_run", ["explain", *words, "--json"])
+        assert called.args_ == args
+        assert isinstance(called.kwargs["progress"], Silent)
+
+
+def test_data_check_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["data", "check", "d", "--seed", "3", "--set", "data.check.dark=20", "--quiet"]
+    called = calls(monkeypatch, "edgewise.data.check.check_data", words)
+    assert called.args_ == (DataOptions.model_validate({"source": "d", "check": {"dark": 20}}),)
+    assert called.kwargs["seed"] == 3
+
+
 def test_runs_are_numbered_and_never_reused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/digits").mkdir(parents=True)
@@ -176,6 +193,15 @@ def test_each_command_is_listed_and_documented() -> None:
         assert re.search(rf"^\s+{name}\s+\S", help_text, re.M)
         assert f"edgewise {name}" in readme
         assert edgewise(name, "--help").returncode == 0
+
+
+def test_each_command_of_data_is_documented() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = [command.name for command in cli.data.registered_commands]
+    assert "check" in names
+    for name in names:
+        assert f"edgewise data {name}" in readme
+        assert edgewise("data", str(name), "--help").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from edgewise import pipeline
 from edgewise.bundle import verify_bundle
@@ -23,8 +24,9 @@ from edgewise.device import RUNTIMES
 from edgewise.errors import ConfigError, DataError, GateError
 from edgewise.models import open_model
 from edgewise.recipe import Recipe
+from edgewise.report.explanation import read_explanation
 from edgewise.results import RunResult, read_result
-from edgewise.train import logits
+from edgewise.train import World, logits
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +76,7 @@ def test_a_run_leaves_what_it_promises(finished: tuple[RunResult, Path, Path]) -
     result, out, _ = finished
     assert {path.name for path in out.iterdir()} == {
         ".lock", "run.json", "recipe.yaml", "splits.csv", "metrics.jsonl", "checkpoints", "model", "bundles",
-        "results.json", "results.csv", "report.html",
+        "explain", "results.json", "results.csv", "report.html",
     }  # fmt: skip
     assert read_result(out / "results.json") == result
     state = json.loads((out / "run.json").read_text())
@@ -133,6 +135,103 @@ def test_costs_fall_and_controls_have_their_variants_structure(finished: tuple[R
     assert all(
         row.memory and row.memory.peak_rss_bytes >= row.memory.baseline_rss_bytes > 2**20 for row in rows.values()
     )
+
+
+def test_every_file_is_calibrated_by_its_own_logits(finished: tuple[RunResult, Path, Path]) -> None:
+    result, out, images = finished
+    run_recipe = recipe(images)
+    data = load_data(run_recipe.data, pipeline.resolve_input(run_recipe), seed=0)
+    for row in result.measurements:
+        manifest = verify_bundle(out / row.bundle)
+        session = RUNTIMES["onnx"].load(out / row.bundle / manifest.model_file)
+        assert row.calibration is not None
+        assert manifest.thresholds == {"temperature": row.calibration.temperature}
+        assert manifest.measured["calibration"]["before"]["ece"] == row.calibration.before.ece
+        scores = session.scores(data.test.images).astype(np.float64)
+        for scale, found in ((1.0, row.calibration.before), (row.calibration.temperature, row.calibration.after)):
+            shares = np.exp(scores / scale) / np.exp(scores / scale).sum(axis=1, keepdims=True)
+            assert found.nll == pytest.approx(log_loss(data.test.labels, shares, labels=range(3)), rel=1e-4)
+            right = scores.argmax(1) == data.test.labels
+            assert found.gap.value == pytest.approx(shares.max(1).mean() - right.mean(), abs=1e-5)
+        assert row.calibration.fitted_on == len(data.val)
+
+
+def test_the_base_is_explained_and_the_report_shows_it(finished: tuple[RunResult, Path, Path]) -> None:
+    result, out, _ = finished
+    found = read_explanation(out / "explain/base")
+    assert (found.model, found.layer, len(found.looks)) == ("base", "block2", 3)
+    base = next(row for row in result.measurements if row.role == "base")
+    confusion = np.array(base.test.confusion)
+    assert found.errors["test"] == confusion.sum() - np.trace(confusion)
+    assert base.calibration is not None
+    assert found.calibration.temperature == pytest.approx(base.calibration.temperature, rel=1e-3)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count('<img src="data:image/') == len(found.looks) + len(found.worst)
+    assert (out / "explain/base/explain.html").stat().st_size < 1_200_000
+    assert result.seconds["explain"] < 20
+
+
+def test_a_variant_is_explained_afterwards_and_the_base_again_to_the_same_bytes(
+    finished: tuple[RunResult, Path, Path],
+) -> None:
+    _, out, _ = finished
+    before = tree_hash(out / "explain/base"), (out / "report.html").read_bytes()
+    base, half = pipeline.explain_run(out), pipeline.explain_run(out, "half")
+    assert (tree_hash(out / "explain/base"), (out / "report.html").read_bytes()) == before
+    assert [one.name for one in half.looks] == [one.name for one in base.looks]
+    assert half == read_explanation(out / "explain/half")
+    assert half.layer_note == "8 x 8 places, 16 channels"
+    assert [one.before for one in half.looks] != [one.after for one in half.looks]
+
+
+def test_changed_images_and_unknown_models_are_refused(shapes: Callable[..., Path], tmp_path: Path) -> None:
+    images = shapes(20)
+    out = tmp_path / "run"
+    wish = recipe(images, train={"epochs": 1, "batch_size": 16, "threads": 1})
+    pipeline.train_model(wish, out)
+    with pytest.raises(ConfigError, match='has no model "bas"') as caught:
+        pipeline.explain_run(out, "bas")
+    assert (caught.value.code, caught.value.why) == ("C80", 'did you mean "base"?')
+    with pytest.raises(ConfigError, match=r'has no model "\.\./model/base"'):
+        pipeline.explain_run(out, "../model/base")
+    (images / "disc/003.png").unlink()
+    with pytest.raises(DataError, match="not those that the run was made with") as changed:
+        pipeline.explain_run(out)
+    assert "1 gone: disc/003.png" in changed.value.why
+    (out / "run.json").write_text('{"status": "interrupted"}')
+    with pytest.raises(ConfigError, match="did not finish") as unfinished:
+        pipeline.explain_run(out)
+    assert (unfinished.value.code, unfinished.value.why) == ("C81", "its status is interrupted")
+
+
+def test_a_resumed_run_is_explained_as_if_it_had_not_stopped(shapes: Callable[..., Path], tmp_path: Path) -> None:
+    wish = recipe(shapes(12), train={"epochs": 2, "batch_size": 16, "threads": 1})
+    out = tmp_path / "run"
+    pipeline.train_model(wish, out)
+    whole = tree_hash(out / "explain/base")
+    shutil.rmtree(out / "explain")
+    shutil.rmtree(out / "model")
+    facts = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(facts | {"status": "interrupted"}))
+    pipeline.train_model(wish, out, opening=pipeline.Opening(resume=True))
+    assert tree_hash(out / "explain/base") == whole
+
+
+def test_a_recipe_can_leave_the_explanation_out(shapes: Callable[..., Path], tmp_path: Path) -> None:
+    wish = recipe(shapes(12), explain=False, train={"epochs": 1, "batch_size": 16, "threads": 1})
+    pipeline.train_model(wish, tmp_path / "run")
+    assert not (tmp_path / "run/explain").exists()
+
+
+def test_an_explanation_that_fails_is_a_warning_and_the_run_goes_on(
+    shapes: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    wish = recipe(shapes(12), train={"epochs": 1, "batch_size": 16, "threads": 1})
+    with pipeline.open_job(wish, tmp_path / "run", pipeline.Opening(), None, World()) as job:
+        pipeline.train_base(job)
+        pipeline.explain_base(job)
+    assert job.warnings[-1].startswith("the base model is not explained: the HTML report needs plotly and Jinja2.")
 
 
 def test_all_int8_schemes_were_tried_and_one_kept(finished: tuple[RunResult, Path, Path]) -> None:
@@ -195,6 +294,9 @@ def test_train_alone_measures_and_keeps_the_model(shapes: Callable[..., Path], t
     model = open_model(tmp_path / "run/model/base")
     assert summary["params_total"] == sum(p.numel() for p in model.module.parameters())
     assert summary["test"]["accuracy"]["n"] == summary["test"]["n"] > 0
+    found = read_explanation(tmp_path / "run/explain/base")
+    assert summary["calibration"] == json.loads((tmp_path / "run/explain/base/explain.json").read_text())["calibration"]
+    assert found.errors["test"] == round((1 - summary["test"]["accuracy"]["value"]) * summary["test"]["n"])
     assert not (tmp_path / "run/bundles").exists()
 
 

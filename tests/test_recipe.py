@@ -127,6 +127,21 @@ def test_a_missing_recipe_offers_its_neighbour(tmp_path: Path) -> None:
         load_recipe(tmp_path / "recipes.yaml")
 
 
+def test_weights_beside_the_recipe_are_found(tmp_path: Path) -> None:
+    (tmp_path / "fruit.pth").touch()
+    assert load_recipe(write(tmp_path, "data: {source: digits}\nweights: fruit.pth")).weights == str(
+        tmp_path / "fruit.pth"
+    )
+    assert load_recipe(write(tmp_path, "data: {source: digits}\nweights: other.pth")).weights == "other.pth"
+
+
+def test_a_model_starts_from_one_set_of_weights(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {source: digits}\npretrained: true\nweights: w.pth")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert "line 3: weights = w.pth: pretrained is set too" in caught.value.why
+
+
 def test_a_source_beside_the_recipe_is_found(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     assert load_recipe(write(tmp_path, "data: {source: photos}")).data.source == str(tmp_path / "photos")
@@ -149,12 +164,22 @@ def test_the_example_is_a_valid_recipe_that_names_every_key() -> None:
     shown = yaml.safe_load(example())
     recipe = Recipe.model_validate(shown)
     assert set(shown) == set(Recipe.model_fields)
-    for section in ("data", "train", "export", "measure", "goal"):
+    for section in ("data", "train", "augment", "export", "measure", "goal"):
         assert set(shown[section]) == set(type(getattr(recipe, section)).model_fields)
 
 
+def test_keys_of_keys_can_be_set(tmp_path: Path) -> None:
+    recipe = load_recipe(None, {"data.source": "digits", "train.loss.name": "focal", "augment.crop_scale": [0.5, 1]})
+    assert (recipe.train.loss.name, recipe.augment.crop_scale) == ("focal", (0.5, 1.0))
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+    with pytest.raises(ConfigError, match=r'unknown key "train.loss.nam"; did you mean "name"'):
+        load_recipe(None, {"data.source": "digits", "train.loss.nam": "ce"})
+
+
 def test_every_key_has_a_description() -> None:
-    for section in (Recipe, *(type(getattr(Recipe(data={"source": "x"}), n)) for n in ("data", "train", "goal"))):
+    recipe = Recipe(data={"source": "x"})
+    sections = (recipe, recipe.data, recipe.train, recipe.train.loss, recipe.augment, recipe.goal)
+    for section in map(type, sections):
         assert set(meanings(section)) == set(section.model_fields)
 
 

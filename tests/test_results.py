@@ -23,6 +23,13 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_result(write(tmp_path, to_json(result))) == result
 
 
+def test_results_from_before_there_were_calibrations_are_read(tmp_path: Path) -> None:
+    raw = json.loads(to_json(run_result()))
+    for measurement in raw["measurements"]:
+        del measurement["calibration"]
+    assert {one.calibration for one in read_result(write(tmp_path, json.dumps(raw))).measurements} == {None}
+
+
 def test_flops_are_twice_the_macs() -> None:
     assert Cost(1, 1, 0, 21, 4).flops == 42
 

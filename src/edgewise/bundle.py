@@ -69,7 +69,10 @@ class Manifest:
     """The contents of `manifest.json`.
 
     `lineage` tells where the model came from (run, architecture, plan, data hash, seed, versions, scheme); `measured`
-    holds the figures taken of this very file. `files` maps each other file of the bundle to its sha256.
+    holds the figures taken of this very file. `thresholds` holds the numbers that turn logits into decisions:
+    `temperature`, by which the logits are divided before the softmax for confidences that can be believed (the runner
+    shows the plain softmax). Bundles written before there were thresholds have none. `files` maps each other file of
+    the bundle to its sha256.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Manifest:
     labels: list[str]
     lineage: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

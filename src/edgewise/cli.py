@@ -17,6 +17,8 @@ from edgewise.errors import ConfigError, EdgewiseError, GateError
 from edgewise.interrupt import Interrupted, listen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgewise.pipeline import Opening
     from edgewise.recipe import Recipe
 
@@ -34,6 +36,9 @@ app = typer.Typer(
 _TOLD_BY_PROCESS_0 = {"E70", "T01"}
 """Errors that all processes meet together, besides those of configuration."""
 
+data = typer.Typer(help="Know the images before training on them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data, name="data")
+
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Source = Annotated[str | None, typer.Argument(metavar="DATA", help="Image folder, manifest, digits or fashion-mnist.")]
@@ -47,10 +52,20 @@ AcceptChanges = Annotated[
 ]
 BatchSize = Annotated[str | None, typer.Option(help="Images per step, or auto.")]
 Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better validation figure.")]
+Augment = Annotated[
+    int | None, typer.Option(help="Augmentation: 0 none, 1 flips and rotation, 2 adds colour, 3 adds blur and noise.")
+]
+Preview = Annotated[
+    Path | None, typer.Option(metavar="FILE.png", help="Write a picture of what training would see, and stop.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, e.g. train.lr=0.01.")
 ]
 ModelName = Annotated[str | None, typer.Option(help='Base model, e.g. "convnet(32,64,128)"; see `edgewise models`.')]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Start from weights: .safetensors, .pth, a model folder or a run."),
+]
 Size = Annotated[int | None, typer.Option(help="Side of the square the model sees, in pixels.")]
 Epochs = Annotated[int | None, typer.Option(help="Training epochs.")]
 Download = Annotated[bool, typer.Option("--download", help="Allow a built-in set to be fetched from the network.")]
@@ -65,10 +80,13 @@ def run(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Image folder, manifest, digits or fashion-mnist.")] = None,
     model: ModelName = None,
+    weights: Weights = None,
     size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     patience: Patience = None,
+    augment: Augment = None,
+    preview: Preview = None,
     plan: Annotated[
         list[str] | None, typer.Option(help='A variant to make, e.g. "prune(0.7) > distill"; may be repeated.')
     ] = None,
@@ -89,10 +107,12 @@ def run(
     flags = {
         "data.source": data,
         "model": model,
+        "weights": weights,
         "data.size": size,
         "train.epochs": epochs,
         "train.batch_size": _number(batch_size),
         "train.patience": patience,
+        "augment.version": augment,
         "variants": [{"plan": text} for text in plan] if plan else None,
         "export.int8": int8,
         "seed": seed,
@@ -104,6 +124,10 @@ def run(
 
     from edgewise import pipeline
 
+    if preview:
+        pipeline.preview(chosen, preview, progress=_progress(quiet or json_))
+        _next(json_, f"picture: {preview}")
+        return
     opening = _opening(force, resume, accept_data_change)
     try:
         result = pipeline.run(chosen, folder, opening=opening, progress=_progress(quiet or json_))
@@ -127,10 +151,13 @@ def train(
     data: Source = None,
     folds: Folds = None,
     model: ModelName = None,
+    weights: Weights = None,
     size: Size = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     patience: Patience = None,
+    augment: Augment = None,
+    preview: Preview = None,
     seed: Seed = None,
     out: Out = None,
     settings: Set = None,
@@ -145,11 +172,13 @@ def train(
     flags = {
         "data.source": data,
         "model": model,
+        "weights": weights,
         "data.size": size,
         "train.epochs": epochs,
         "train.batch_size": _number(batch_size),
         "train.patience": patience,
         "train.folds": folds,
+        "augment.version": augment,
         "seed": seed,
         "data.download": download or None,
     }
@@ -158,6 +187,10 @@ def train(
 
     from edgewise import pipeline
 
+    if preview:
+        pipeline.preview(chosen, preview, progress=_progress(quiet or json_))
+        _next(json_, f"picture: {preview}")
+        return
     opening = _opening(force, resume, accept_data_change)
     summary = pipeline.train_model(chosen, folder, opening=opening, progress=_progress(quiet or json_))
     if ranks.rank():
@@ -173,11 +206,86 @@ def train(
     for split in ("validation", "test"):
         accuracy, f1 = summary[split]["accuracy"], summary[split]["macro_f1"]
         print(f"{split:10}  accuracy {_interval(accuracy)}  macro F1 {_interval(f1)}  n {accuracy['n']}")
+        clean = summary[f"{split}_clean"]
+        if clean:
+            accuracy, f1 = clean["accuracy"], clean["macro_f1"]
+            copies = f"n {accuracy['n']}, without copies of training images"
+            print(f"{'':10}  accuracy {_interval(accuracy)}  macro F1 {_interval(f1)}  {copies}")
+    page = folder / "explain" / "base" / "explain.html"
     _next(
         json_,
         f"model: {folder / 'model' / 'base'}",
+        *([f"page:  {page}"] if page.exists() else []),
         f"next:  edgewise run --data {chosen.data.source}  (compress, export, measure)",
     )
+
+
+@data.command("check")
+def data_check(
+    source: Source,
+    csv: Annotated[Path | None, typer.Option(help="Write a CSV file with a row for each image.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an offline page with contact sheets.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 on conflicts, leakage or bad files.")] = False,
+    seed: Seed = None,
+    settings: Set = None,
+    download: Download = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Report bad, blurry and dark images, copies, leakage between splits, label conflicts and small classes."""
+    flags = {"data.source": source, "seed": seed, "data.download": download or None}
+    recipe = _recipe(None, flags, settings)
+
+    from edgewise.data.check import check_data, require_clean
+
+    with _progress(quiet or json_).task("read images", 100) as advance:
+        report = check_data(recipe.data, seed=recipe.seed, progress=_in_percent(advance))
+    refused = _refusal(lambda: require_clean(report, recipe.data)) if strict else None
+    if json_:
+        told = report.as_dict() | ({"refused": refused.as_dict()} if refused else {})
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from edgewise.report.data_page import print_data
+
+        print_data(report.facts, Console())
+    if csv:
+        from edgewise.report.data_page import write_data_csv
+
+        write_data_csv(report.as_dict()["images"], csv)
+    if html:
+        from edgewise.data.sheets import contact_sheets
+        from edgewise.report.data_page import write_data_page
+
+        write_data_page(report.facts, contact_sheets(report, recipe.data), report.place, html)
+    following = f"run --data {source}" if html else f"data check {source} --html check.html  (pictures of all this)"
+    written = [f"{kind}: {path}" for kind, path in (("images", csv), ("page", html)) if path]
+    _next(json_, *written, f"next: edgewise {following}")
+    if refused and json_:
+        raise typer.Exit(refused.exit_code)
+    if refused:
+        raise refused
+
+
+@app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    model: Annotated[str, typer.Option(help="Which of its models: base, or the name of a variant.")] = "base",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a model of a run looks at, where it errs and how far its confidence can be believed."""
+    from edgewise import pipeline
+
+    found = pipeline.explain_run(run, model, progress=_progress(quiet or json_))
+    if json_:
+        print(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False))
+    else:
+        from edgewise.report.explanation import summary
+
+        print("\n".join(summary(found)))
+    _next(json_, f"page:  {run / 'explain' / model / 'explain.html'}")
 
 
 @app.command()
@@ -379,6 +487,28 @@ def _progress(quiet: bool) -> Any:
     from edgewise.progress import for_terminal
 
     return for_terminal(quiet=quiet)
+
+
+def _refusal(check: Callable[[], object]) -> EdgewiseError | None:
+    """What a check raises, so that what was found out can be shown first."""
+    try:
+        check()
+    except EdgewiseError as problem:
+        return problem
+    return None
+
+
+def _in_percent(advance: Any) -> Any:
+    """A progress of (done, in all) that advances a task of 100 steps."""
+    shown = 0
+
+    def on_images(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // max(1, total)
+        advance(percent - shown, f"{done} of {total}")
+        shown = percent
+
+    return on_images
 
 
 def _show_results(results: list[Any], as_json: bool) -> None:

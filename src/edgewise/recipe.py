@@ -76,6 +76,17 @@ Plan = Annotated[str, pydantic.BeforeValidator(_to_plan), pydantic.AfterValidato
 """A plan in its one written form; `parse_plan` gives its steps."""
 
 
+class CheckOptions(Strict):
+    """From where on `edgewise data check` names an image or a class. Nothing is left out of a run for it."""
+
+    blurry: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """An image is blurry below this share of the set's median sharpness (the variance of its Laplacian)."""
+    dark: Annotated[float, Field(ge=0, le=255)] = 40.0
+    """An image is dark when its mean luminance is below this, 0..255."""
+    small_class: Annotated[int, Field(ge=1)] = 20
+    """A class is too small below so many images."""
+
+
 class DataOptions(Strict):
     """Where the images are and how they reach the model."""
 
@@ -103,6 +114,16 @@ class DataOptions(Strict):
     """Fewer images than this in a class is an error."""
     layout: Literal["auto", "classes", "splits"] = "auto"
     """Read the folder as class folders or as train/val/test folders; auto tells them apart and asks when it cannot."""
+    duplicates: Literal["near", "exact", "off"] = "near"
+    """Which copies are looked for: also resized, recompressed and slightly cropped ones, only identical files, or none.
+    Copies stay on one side of a drawn split, are counted where a given split tears them apart, and are left out where
+    they carry two labels. Built-in sets are compared by identical images only."""
+    strict: bool = False
+    """Stop with exit code 3 when copies lie in training and in another split, or under two labels."""
+    read_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """Longest time that reading one file may stand still; then it is named and the command ends."""
+    check: CheckOptions = CheckOptions()
+    """Limits of `edgewise data check`."""
     download: bool = False
     """Allow a built-in set to be fetched from the network."""
 
@@ -112,6 +133,121 @@ class DataOptions(Strict):
         if min(value) <= 0 or abs(sum(value) - 1) > 1e-6:
             raise ValueError("three positive shares that add up to 1")
         return value
+
+
+# Since which version a key of `AugmentOptions` that is not given counts, and its value from there on.
+_VERSIONS: dict[str, tuple[int, float]] = {
+    "horizontal_flip": (1, 1),
+    "vertical_flip": (1, 1),
+    "rotation": (1, 15.0),
+    "hue": (2, 0.05),
+    "saturation": (2, 0.3),
+    "brightness": (2, 0.2),
+    "contrast": (2, 0.2),
+    "blur": (3, 0.008),
+    "noise": (3, 8.0),
+}
+
+
+class AugmentOptions(Strict):
+    """How training images are changed at random, anew in each epoch; validation and test images never are."""
+
+    version: Literal[0, 1, 2, 3] = 0
+    """Ready-made values for the keys below that are left empty: 0 nothing; 1 flips and rotation; 2 adds hue,
+    saturation, brightness and contrast; 3 adds blur and noise."""
+    horizontal_flip: bool | None = None
+    """Mirror every second image left to right. Default: from version 1; switch it off for digits and letters."""
+    vertical_flip: bool | None = None
+    """Turn every second image upside down. Default: from version 1; switch it off for faces and all that has an up."""
+    rotation: Annotated[float, Field(ge=0, le=180)] | None = None
+    """Largest rotation either way, in degrees; what comes in from outside is black. Default: 15 from version 1."""
+    translate: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest shift in each direction, as a share of the side, in whole pixels; what comes in is black."""
+    crop: Annotated[int, Field(ge=0, le=512)] = 0
+    """Pad by so many black pixels on each side, then cut out a window of the old size at random."""
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    """Cut out a rectangle with this share of the area, smallest and largest, and scale it to the full size."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Largest turn of all hues either way, as a share of the colour circle. Default: 0.05 from version 2."""
+    saturation: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Saturation is multiplied by 1 - x to 1 + x. Default: 0.3 from version 2."""
+    brightness: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Brightness is multiplied by 1 - x to 1 + x. Default: 0.2 from version 2."""
+    contrast: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Distances from the image's mean are multiplied by 1 - x to 1 + x. Default: 0.2 from version 2."""
+    blur: Annotated[float, Field(ge=0, le=0.05)] | None = None
+    """Largest sigma of a Gaussian blur of every second image, as a share of the shorter side. Default: 0.008 from
+    version 3, one pixel at 128."""
+    noise: Annotated[float, Field(ge=0, le=128)] | None = None
+    """Largest standard deviation of Gaussian noise, in pixel values of 0..255. Default: 8 from version 3."""
+    policy: Literal["none", "trivial", "rand", "auto"] = "none"
+    """A published policy, run on each image: TrivialAugmentWide, RandAugment or AutoAugment (the one learned on
+    ImageNet), as torchvision has them."""
+    cutout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """CutOut: side of a square that is blanked in each image, as a share of the shorter side; 0 for none."""
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Random erasing: probability that a rectangle of 2 to 33 % of the image is filled with noise."""
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Mixup: alpha of the Beta distribution of the shares in which two images and their labels are blended; 0 for
+    none."""
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """CutMix: alpha of the Beta distribution of the area that is replaced by a part of another image; 0 for none. With
+    mixup too, each batch takes one of the two."""
+    classes: Literal["all", "minority"] = "all"
+    """Which images are changed: all, or only those of classes with less than half as many training images as the
+    largest class."""
+
+    @pydantic.field_validator("crop_scale")
+    @classmethod
+    def _is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("two shares of the area, smallest first, above 0 and up to 1")
+        return value
+
+    def strength(self, key: str) -> float:
+        """The value of a key that `version` may fill; switches are 0 and 1."""
+        own = getattr(self, key)
+        if own is not None:
+            return float(own)
+        since, value = _VERSIONS[key]
+        return float(value) if self.version >= since else 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, so that labels become shares of several classes."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def active(self) -> bool:
+        """Whether any image is changed at all."""
+        return (
+            self.mixes
+            or self.policy != "none"
+            or self.crop_scale != (1.0, 1.0)
+            or max(self.translate, self.crop, self.cutout, self.erase) > 0
+            or any(self.strength(key) for key in _VERSIONS)
+        )
+
+
+class LossOptions(Strict):
+    """What training makes small."""
+
+    name: Literal["ce", "focal", "f1", "ce+f1"] = "ce"
+    """Cross entropy, focal loss, one minus a differentiable macro F1 of the batch, or cross entropy mixed with that."""
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing: so much of each label is spread evenly over all classes; not in the F1 part."""
+    gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
+    """Focal loss: how much less the images count that are classified well already; 0 is cross entropy."""
+    f1_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Weight of the F1 part in ce+f1; cross entropy gets the rest."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weight each image by the rarity of its class, images / (classes * images of the class); not in the F1 part."""
+
+    @pydantic.model_validator(mode="after")
+    def _f1_alone_is_plain(self) -> LossOptions:
+        if self.name == "f1" and (self.smoothing or self.class_weights != "none"):
+            raise ValueError("smoothing and class_weights do not act on f1 alone; take ce+f1 or leave them out")
+        return self
 
 
 class TrainOptions(Strict):
@@ -168,6 +304,11 @@ class TrainOptions(Strict):
     """`edgewise train` only: cross-validate on so many folds of the training and validation images."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Mirrors of metrics.jsonl, all offline: tensorboard/, mlflow/ and wandb/ in the run folder."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """What an epoch is made of: each training image once, or as many images of each class, those of small classes
+    several times and not all of large ones."""
+    loss: LossOptions = LossOptions()
+    """What training makes small."""
 
 
 class Variant(Strict):
@@ -231,12 +372,18 @@ class Recipe(Strict):
     """The base model: `convnet(...)` or any timm or torchvision classifier; see `edgewise models`."""
     pretrained: bool = False
     """Start the base model from the library's pretrained weights (needs the network the first time)."""
+    weights: str | None = None
+    """Start the base model from this file or folder: safetensors, a torch state dict, a model folder or a run."""
     train: TrainOptions = TrainOptions()
     """Training of the base model, of students and of controls."""
+    augment: AugmentOptions = AugmentOptions()
+    """Random changes of the training images."""
     variants: tuple[Variant, ...] | None = None
     """Compressed models to make; default: a distilled small one and two pruned ones."""
     controls: bool = True
     """Train each variant's structure from scratch too, to show what the technique was worth."""
+    explain: bool = True
+    """Show what the base model looks at (Grad-CAM before and after training) and list the images it calls wrongly."""
     export: ExportOptions = ExportOptions()
     """Files to write."""
     measure: MeasureOptions = MeasureOptions()
@@ -244,11 +391,18 @@ class Recipe(Strict):
     goal: Goal = Goal()
     """What the chosen model must meet."""
 
+    @pydantic.field_validator("weights")
+    @classmethod
+    def _one_start(cls, value: str | None, info: pydantic.ValidationInfo) -> str | None:
+        if value is not None and info.data.get("pretrained"):
+            raise ValueError("pretrained is set too; a model starts from one of them")
+        return value
+
 
 def load_recipe(path: Path | None, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read and check a recipe file; all problems are named at once, each with its line.
 
-    A relative `data.source` that names something beside the recipe is taken from there.
+    A relative `data.source` or `weights` that names something beside the recipe is taken from there.
 
     Args:
         path: the file; None stands for an empty recipe.
@@ -261,6 +415,9 @@ def load_recipe(path: Path | None, changes: Mapping[str, Any] | None = None) -> 
     source = (raw.get("data") or {}).get("source") if isinstance(raw.get("data"), dict) else None
     if path and isinstance(source, str) and not Path(source).is_absolute() and (path.parent / source).exists():
         raw["data"]["source"] = str(path.parent / source)
+    weights = raw.get("weights")
+    if path and isinstance(weights, str) and not Path(weights).is_absolute() and (path.parent / weights).exists():
+        raw["weights"] = str(path.parent / weights)
     raw.setdefault("name", path.stem if path else Path(str((changes or {}).get("data.source", "run"))).stem)
     for key, value in (changes or {}).items():
         *parents, last = key.split(".")

@@ -19,7 +19,8 @@ from edgewise.errors import ConfigError, UntrustedError
 T = TypeVar("T")
 
 SCHEMA = 1
-"""Version of the JSON layout; a reader refuses a version it does not know."""
+"""Version of the JSON layout; a reader refuses a version it does not know. A key that may be left out and then means
+what files without it meant is no new version."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,52 @@ class Difference:
     reference: str
     accuracy: Estimate
     macro_f1: Estimate
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images whose confidence lies in (low, high]: how many, mean confidence, share that is right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far the confidence of `n` answers can be believed.
+
+    `ece` is the expected calibration error over equal-width bins, `ece_adaptive` over bins of equally many images, and
+    `ece_chance` what a perfectly calibrated model stays below in 95 of 100 test sets of this size. `gap` is the mean
+    confidence minus the accuracy: above 0 is over-confident. `nll` is the mean negative log likelihood in nats. `bins`
+    are those of `ece`, without the empty ones.
+    """
+
+    n: int
+    ece: float
+    ece_chance: float
+    ece_adaptive: float
+    nll: float
+    gap: Estimate
+    bins: list[Bin]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The temperature that the logits are to be divided by, and the reliability on test images before and after.
+
+    It was fitted on `fitted_on` validation images, of which `fitted_errors` were called wrongly; `note` says why where
+    it could not be fitted and is 1.
+    """
+
+    temperature: float
+    fitted_on: int
+    fitted_errors: int
+    note: str
+    before: Reliability
+    after: Reliability
 
 
 @dataclass(frozen=True)
@@ -155,7 +202,8 @@ class Measurement:
 
     `role` is "base" (the uncompressed model in fp32), "variant" (what may be shipped instead), or "control" (the same
     structure trained from scratch without the technique, which tells what the technique itself was worth).
-    `validation` chooses, `test` reports; `test` is never used to choose.
+    `validation` chooses, `test` reports; `test` is never used to choose. `validation_clean` and `test_clean` are the
+    same without the images that are copies of training images; None where there are no such images, or no others.
     """
 
     name: str
@@ -175,6 +223,9 @@ class Measurement:
     latency: Latency | None
     memory: Memory | None
     notes: list[str] = field(default_factory=list)
+    calibration: Calibration | None = None
+    validation_clean: Quality | None = None
+    test_clean: Quality | None = None
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ class Run:
         """Where training keeps its checkpoints, one folder per variant."""
         return self.path / "checkpoints"
 
+    @property
+    def explain_dir(self) -> Path:
+        """Where explanations are kept, one folder per variant."""
+        return self.path / "explain"
+
     def update(self, **facts: object) -> None:
         """Merge facts into `run.json`."""
         if not self.writes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from edgewise.models import Model, open_model, save_model
 from edgewise.models.cost import cost
 from edgewise.recipe import TrainOptions, meanings
 from edgewise.train import Setup, fit, logits
+from edgewise.train.feed import Pixels
+from edgewise.train.losses import Batch
 from tests.train.conftest import CLASSES, SPEC, make_dataset
 
 PLANS = {
@@ -104,6 +107,38 @@ def test_a_teacher_pulls_its_student_towards_itself(base: Model, context: Contex
     follower = apply_plan(base, "distill(student=convnet(8, 8), alpha=1, tau=4, epochs=6)", context)
     loner = apply_plan(base, "distill(student=convnet(8, 8), alpha=0, tau=4, epochs=6)", context)
     assert distance(follower) < distance(loner)
+
+
+def test_a_teacher_is_asked_anew_when_images_are_augmented(base: Model, context: Context) -> None:
+    """The loss it hands to training follows the images of the batch; else it follows their rows."""
+    losses: list[Any] = []
+
+    def keep(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+        losses.append(loss)
+        return model
+
+    plan = "distill(student=convnet(4, 8), alpha=1, tau=1)"
+    for augmented in (False, True):
+        apply_plan(base, plan, replace(context, fit=keep, augmented=augmented))
+    stored = context.dataset.train.images[:8]
+    answers = torch.from_numpy(logits(base, stored))
+    mirrored = np.ascontiguousarray(stored[:, :, ::-1])
+    other = torch.from_numpy(logits(base, mirrored))
+    rows = torch.arange(8)
+    batch = Batch(Pixels(SPEC, torch.device("cpu"))(mirrored), torch.zeros(8, dtype=torch.int64), rows)
+    kept, asked = losses
+    assert kept(answers, batch).item() == pytest.approx(0, abs=1e-6)
+    assert kept(other, batch).item() > 0.01
+    assert asked(other, batch).item() == pytest.approx(0, abs=1e-6)
+    assert asked(answers, batch).item() > 0.01
+
+
+def test_both_kinds_of_teacher_train_the_same_student(base: Model, context: Context, dataset: Dataset) -> None:
+    """As long as the images are not changed."""
+    plan = "distill(student=convnet(4, 8), epochs=2)"
+    kept, asked = (apply_plan(base, plan, replace(context, augmented=augmented)) for augmented in (False, True))
+    assert np.allclose(logits(kept, dataset.test.images), logits(asked, dataset.test.images), atol=1e-3)
+    assert base.module.training is False
 
 
 @pytest.mark.parametrize(

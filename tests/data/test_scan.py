@@ -257,7 +257,8 @@ def test_a_group_in_two_given_splits_is_refused(tmp_path: Path) -> None:
 def test_the_same_image_in_two_classes_is_told_with_both_paths(tmp_path: Path) -> None:
     root = paint(tmp_path / "d", a=10, b=10)
     (root / "b" / "twin.png").write_bytes((root / "a" / "004.png").read_bytes())
-    assert "1 image(s) stand in two classes, one of which is wrong: a/004.png and b/twin.png" in warnings_of(load(root))
+    told = "1 image(s) stand in two classes, one of which is wrong; all 2 files of them are left out"
+    assert f"{told}: a/004.png = b/twin.png" in warnings_of(load(root))
 
 
 def test_copies_are_kept_on_one_side(tmp_path: Path) -> None:
@@ -276,7 +277,10 @@ def test_copies_across_given_splits_are_counted(tmp_path: Path) -> None:
         paint(tmp_path / "d" / part, a=5, b=5)
     (tmp_path / "d" / "test" / "b" / "000.png").write_bytes((tmp_path / "d" / "train" / "b" / "002.png").read_bytes())
     told = warnings_of(load(tmp_path / "d"))
-    assert "1 test image(s) (10.0%) are also training images: test/b/000.png = train/b/002.png" in told
+    assert (
+        "1 test image(s) (10.0%) are copies of training images (1 exact, 0 near): test/b/000.png = train/b/002.png"
+        in told
+    )
 
 
 def test_limits(tmp_path: Path) -> None:

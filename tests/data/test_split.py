@@ -147,3 +147,36 @@ def test_draw_some_is_proportional_and_repeatable(labels: np.ndarray, limit: int
 def test_draw_some_cannot_hold_more_classes_than_images() -> None:
     with pytest.raises(ValueError, match="2 images cannot hold 3 classes"):
         draw_some(np.arange(3), 2, 0, each_class=True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20), st.integers(-1, 2)), min_size=1, max_size=60))
+def test_held_images_never_move_and_their_units_follow(images: list[tuple[int, int, int]]) -> None:
+    labels, numbers, held = (np.array(column, dtype=np.int64) for column in zip(*images, strict=True))
+    units = unite(numbers.tolist())
+    drawn = draw_splits(labels, units, (0.7, 0.15, 0.15), 3, held)
+    assert np.array_equal(drawn[held >= 0], held[held >= 0])
+    for unit in np.unique(units):
+        members = units == unit
+        sides = set(held[members & (held >= 0)].tolist())
+        free = set(drawn[members & (held < 0)].tolist())
+        if len(sides) == 1:
+            assert free <= sides
+        elif sides:
+            assert free <= {0}
+        else:
+            assert len(free) == 1
+
+
+def test_nothing_held_is_the_plain_draw() -> None:
+    labels = np.arange(60) % 3
+    units = np.arange(60) // 2
+    plain = draw_splits(labels, units, (0.7, 0.15, 0.15), 1)
+    assert np.array_equal(plain, draw_splits(labels, units, (0.7, 0.15, 0.15), 1, np.full(60, -1)))
+
+
+def test_new_images_fill_up_what_is_lacking() -> None:
+    labels = np.zeros(100, dtype=np.int64)
+    held = np.full(100, -1, dtype=np.int64)
+    held[:40] = 0
+    drawn = draw_splits(labels, np.arange(100), (0.7, 0.15, 0.15), 1, held)
+    assert np.bincount(drawn).tolist() == [70, 15, 15]

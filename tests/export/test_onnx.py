@@ -18,7 +18,7 @@ from edgewise.export.onnx import OPSET, SCHEMES
 from edgewise.export.verify import parity
 from edgewise.models import Model, create_model
 from edgewise.recipe import TrainOptions
-from edgewise.train import fit, logits
+from edgewise.train import Setup, fit, logits
 from tests.train.conftest import CLASSES, SPEC, make_dataset
 
 EXPORTER = FORMATS["onnx"]
@@ -33,7 +33,7 @@ def dataset() -> Dataset:
 def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
     model = create_model("convnet(8, 16, dropout=0.3)", labels=CLASSES, input=SPEC, seed=0)
     options = TrainOptions(epochs=6, batch_size=16, lr=0.01, threads=1)
-    return fit(model, dataset, options, seed=0, checkpoints=tmp_path_factory.mktemp("onnx")).model
+    return fit(model, dataset, Setup(options, 0, tmp_path_factory.mktemp("onnx"))).model
 
 
 def write(model: Model, folder: Path, precision: str, scheme: str = "", images: Dataset | None = None) -> Path:

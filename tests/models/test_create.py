@@ -245,6 +245,7 @@ class TestPretrained:
         def offline(*_: object, **__: object) -> None:
             raise FileNotFoundError("no connection")
 
+        monkeypatch.setattr("edgewise.models.route.require", lambda *_: None)
         monkeypatch.setattr(timm, "create_model", offline)
         monkeypatch.setattr(torchvision.models.ShuffleNet_V2_X0_5_Weights, "get_state_dict", offline)
         with pytest.raises(UnavailableError, match="the pretrained weights cannot be fetched") as caught:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from edgewise.results import (
+    Bin,
+    Calibration,
     Candidate,
     Clock,
     Cost,
@@ -23,6 +25,7 @@ from edgewise.results import (
     Memory,
     Parity,
     Quality,
+    Reliability,
     RunResult,
 )
 
@@ -79,6 +82,27 @@ def difference(test: Quality, base: Quality) -> Difference:
         change = getattr(test, metric).value - getattr(base, metric).value
         found[metric] = Estimate(change, change - 0.009, change + 0.008, test.n)
     return Difference("base-fp32", **found)
+
+
+def reliability(test: Quality, gap: float) -> Reliability:
+    """All answers in one bin, their mean confidence `gap` above the accuracy."""
+    right = test.accuracy
+    confidence = right.value + gap
+    return Reliability(
+        n=test.n,
+        ece=abs(gap),
+        ece_chance=0.014,
+        ece_adaptive=abs(gap) + 0.001,
+        nll=0.12 + abs(gap),
+        gap=Estimate(gap, confidence - right.high, confidence - right.low, test.n),
+        bins=[Bin(14 / 15, 1.0, test.n, confidence, right.value)],
+    )
+
+
+def calibration(test: Quality, precision: str) -> Calibration:
+    """An fp32 file that fits, or an int8 file that is over-confident; both fit after scaling."""
+    gap, temperature = (0.031, 1.62) if precision == "int8" else (0.004, 1.08)
+    return Calibration(temperature, 360, 14, "", reliability(test, gap), reliability(test, 0.001))
 
 
 def clock(p50: float, n: int) -> Clock:
@@ -143,6 +167,7 @@ def measurement(
         parity=Parity(480, 3.1e-6 if precision == "fp32" else 0.41, 1.0, 1e-3 if precision == "fp32" else None, True),
         latency=latency(p50, ratio),
         memory=Memory(71_000_000 + params * 4, 59_000_000),
+        calibration=calibration(test, precision),
     )
 
 

@@ -31,6 +31,7 @@ def test_rows_hold_what_was_measured() -> None:
     assert one.latency.ratio is not None
     assert one.memory is not None
     assert one.difference is not None
+    assert one.calibration is not None
     row = named(result, "prune70-int8")
     expected = {
         "name": "prune70-int8",
@@ -60,9 +61,24 @@ def test_rows_hold_what_was_measured() -> None:
         "difference_macro_f1": one.difference.macro_f1.value,
         "difference_macro_f1_low": one.difference.macro_f1.low,
         "difference_macro_f1_high": one.difference.macro_f1.high,
+        **dict.fromkeys(
+            [f"clean_{key}{end}" for key in ("accuracy", "macro_f1") for end in ("", "_low", "_high")], None
+        ),
+        "clean_images": None,
         "validation_images": 360,
         "validation_accuracy": one.validation.accuracy.value,
         "validation_macro_f1": one.validation.macro_f1.value,
+        "ece": 0.031,
+        "ece_chance": 0.014,
+        "ece_adaptive": 0.032,
+        "nll": 0.151,
+        "confidence_gap": 0.031,
+        "confidence_gap_low": one.calibration.before.gap.low,
+        "confidence_gap_high": one.calibration.before.gap.high,
+        "confidence_verdict": "over",
+        "temperature": 1.62,
+        "ece_scaled": 0.001,
+        "nll_scaled": 0.121,
         "params_total": 8_556,
         "params_nonzero": 8_544,
         "params_zero": 12,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -95,6 +96,25 @@ def test_copies_and_groups_stay_in_one_fold_across_train_and_val() -> None:
     for fold in cut_folds(dataclasses.replace(whole, train=train, val=val), 3, 0):
         assert not set(fold.train.sha256) & set(fold.val.sha256)
         assert not (set(fold.train.groups) & set(fold.val.groups)) - {""}
+
+
+def test_near_copies_stay_in_one_fold(shapes: Callable[..., Path]) -> None:
+    root = shapes(per_class=12)
+    for label in ("disc", "square"):
+        for index in range(6):
+            picture = Image.open(root / label / f"{index:03}.png")
+            picture.resize((96, 96)).save(root / label / f"{index:03}-larger.jpg", quality=95)
+    recipe = Recipe.model_validate({"data": {"source": str(root), "size": 16}})
+    whole = load_data(recipe.data, pipeline.resolve_input(recipe))
+    folds = list(cut_folds(whole, 3, 0))
+    pairs = 0
+    for fold in folds:
+        for one in fold.val.names:
+            other = one.replace(".png", "-larger.jpg")
+            if other != one and other in members(whole):
+                assert other in fold.val.names
+                pairs += 1
+    assert pairs >= 6
 
 
 def test_too_few_images_of_a_class_are_told_before_any_training() -> None:

@@ -31,6 +31,8 @@ class Context:
     finetune: trains on, with the recipe's shorter schedule.
     teacher: the trained base model.
     seed: of everything that draws.
+    augmented: whether `fit` and `finetune` change the training images at random, so that what a model answers to the
+        stored images is not what it answers in training.
     """
 
     dataset: Dataset
@@ -38,6 +40,7 @@ class Context:
     finetune: Fit
     teacher: Model
     seed: int
+    augmented: bool = False
 
 
 @dataclass(frozen=True)

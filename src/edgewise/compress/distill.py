@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from edgewise.recipe import Strict
 if TYPE_CHECKING:
     from edgewise.compress.base import Context
     from edgewise.models import Model
+    from edgewise.train.losses import Teacher
 
 
 class DistillOptions(Strict):
@@ -29,8 +31,9 @@ class DistillOptions(Strict):
 def distill(model: Model, options: DistillOptions, context: Context) -> Model:
     """Train a student under the context's teacher (Hinton et al. 2015, arXiv:1503.02531).
 
-    The teacher answers once for each training image and its answers are kept, since images are not augmented: an epoch
-    costs what plain training costs.
+    Where training images are not augmented, the teacher answers once for each and its answers are kept: an epoch costs
+    what plain training costs. Where they are, the teacher is asked about each changed batch, so that it speaks of what
+    the student sees: an epoch costs a forward pass of the teacher more.
 
     Returns:
         The student with the weights of its best validation epoch.
@@ -41,9 +44,18 @@ def distill(model: Model, options: DistillOptions, context: Context) -> Model:
     from edgewise.train import logits
     from edgewise.train.losses import DistillationLoss
 
-    soft = torch.from_numpy(logits(context.teacher, context.dataset.train.images))
-    loss = DistillationLoss(soft, options.alpha, options.tau)
+    if context.augmented:
+        loss = DistillationLoss(_answering(context.teacher), options.alpha, options.tau)
+    else:
+        kept = torch.from_numpy(logits(context.teacher, context.dataset.train.images))
+        loss = DistillationLoss(kept, options.alpha, options.tau)
     if options.student is None:
         return context.finetune(model, epochs=options.epochs, loss=loss)
     student = create_model(options.student, labels=model.labels, input=model.input, seed=context.seed)
     return context.fit(student, epochs=options.epochs, loss=loss)
+
+
+def _answering(teacher: Model) -> Teacher:
+    """The teacher as a function of normalised images, on whatever device they are; the given model is not changed."""
+    module = copy.deepcopy(teacher.module).eval()
+    return lambda images: module.to(images.device)(images)

@@ -7,10 +7,7 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
-import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,19 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.bundle import InputSpec
-from edgewise.data import manifest
-from edgewise.data.builtin import DEFAULTS, defaults, load_builtin
+from edgewise.data.builtin import defaults
 from edgewise.data.cache import decode_images
-from edgewise.data.listing import Item, Listing, make_listing
-from edgewise.data.read import Content, Progress, Reading, check_images, hash_images
-from edgewise.data.scan import PARTS, BadFile, Scan, scan_folder
-from edgewise.data.walk import shown
-from edgewise.errors import DataError
+from edgewise.data.listing import Listing, make_listing
+from edgewise.data.parts import Item
+from edgewise.data.pool import Progress
+from edgewise.data.read import Reading, check_images, hash_images
+from edgewise.data.saved import COLUMNS, UNUSED, Changes, Saved, read_saved, write_cell
+from edgewise.data.scan import PARTS, BadFile
+from edgewise.data.sources import Found, find
 from edgewise.recipe import DataOptions
 from edgewise.runs import write_text
 
 __all__ = [
     "BadFile",
+    "Changes",
     "Dataset",
     "Item",
     "Listing",
@@ -40,6 +39,7 @@ __all__ = [
     "defaults",
     "find_images",
     "load_data",
+    "write_csv",
 ]
 
 
@@ -55,6 +55,8 @@ class Split:
         sha256: (N,), of each source file.
         groups: (N,), of the manifest, "" where there is none.
         paths: (N,), the source files; empty for built-in sets.
+        clean: bool (N,), False for images of val and test that are copies of training images; None where all are clean.
+        copies: (N,), equal for images that are copies of each other, exact or near; empty with `data.duplicates: off`.
     """
 
     images: NDArray[np.uint8]
@@ -63,6 +65,8 @@ class Split:
     sha256: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
+    clean: NDArray[np.bool_] | None = None
+    copies: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,8 +79,12 @@ class Dataset:
     `classes` is the class map: sorted names of the classes of the training images. `summary` holds facts that go to
     JSON as they are: source, layout, split (how it was made), classes, images, train, val, test (numbers of images),
     train_per_class, val_per_class, test_per_class, smallest_class, smallest_class_images, largest_class,
-    largest_class_images, not_evaluated (classes without test images), bad_files, ignored, data_hash (sha256 over the
-    images, labels and splits in use) and warnings (sentences).
+    largest_class_images, not_evaluated (classes without test images), bad_files, ignored, duplicates (near, exact or
+    off), conflicts (images left out because they stand in several classes), val_leaked and test_leaked (copies of
+    training images), data_hash (sha256 over the images, labels and splits in use) and warnings (sentences).
+
+    `bad` names what was left out and why, `unused` the images that a limit left out, `changes` what is different from
+    the saved split that was given.
     """
 
     train: Split
@@ -85,25 +93,37 @@ class Dataset:
     classes: tuple[str, ...]
     summary: dict[str, Any]
     bad: tuple[BadFile, ...] = field(default=())
+    unused: tuple[Item, ...] = ()
+    changes: Changes = field(default_factory=Changes)
 
     def write_splits(self, path: Path) -> None:
-        """Write `splits.csv`: path, sha256, label, split, group of every image in use.
+        """Write `splits.csv`: path, sha256, label, split, group of every image; one that a limit left out is "unused".
 
-        A cell that starts with one of = + - @ gets a ' in front, so that no spreadsheet takes it for a formula.
+        A cell that starts with one of = + - @ gets a ' in front, so that no spreadsheet takes it for a formula;
+        `edgewise.data.saved.read_saved` takes it off again.
         """
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for part, split in zip(PARTS, (self.train, self.val, self.test), strict=True):
             blank = ("",) * len(split)
             facts = zip(split.names, split.sha256 or blank, split.labels, split.groups or blank, strict=True)
             rows += [(name, digest, self.classes[label], part, group) for name, digest, label, group in facts]
-        _write_csv(path, ("path", "sha256", "label", "split", "group"), rows)
+        rows += [(item.name, item.sha256, item.label, UNUSED, item.group) for item in self.unused]
+        write_csv(path, COLUMNS, rows)
 
     def write_bad_files(self, path: Path) -> None:
         """Write `bad_files.csv`: path and reason of every file that was left out."""
-        _write_csv(path, ("path", "reason"), [(file.name, file.reason) for file in self.bad])
+        write_csv(path, ("path", "reason"), [(file.name, file.reason) for file in self.bad])
 
 
-def load_data(options: DataOptions, spec: InputSpec, *, seed: int = 0, progress: Progress | None = None) -> Dataset:
+def load_data(
+    options: DataOptions,
+    spec: InputSpec,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    saved: Path | None = None,
+    accept_changes: bool = False,
+) -> Dataset:
     """Find, read, decode and split the images of a source.
 
     Args:
@@ -111,29 +131,36 @@ def load_data(options: DataOptions, spec: InputSpec, *, seed: int = 0, progress:
         spec: the pixels the model wants.
         seed: of every draw.
         progress: called in this thread with (images done, images in all); may start over once.
+        saved: the `splits.csv` of an earlier run. Every image in it stays where it was; `Dataset.changes` is what is
+            different now.
+        accept_changes: go on when images were deleted, replaced, relabelled, moved or added since; the new ones are
+            given a split.
 
     Raises:
         ConfigError: C30 a folder that can be read in two ways, C31 a limit below the number of classes.
-        DataError: D01 to D16, the data cannot be used; see docs/errors.md.
-        UnavailableError: E50 a built-in set that is not installed, E51 no room for the decoded images.
+        DataError: D01 to D16 and D30 to D34, the data cannot be used; see docs/errors.md.
+        UnavailableError: E50 a built-in set that is not installed, E51 no room for the decoded images, E52 scipy is
+            missing.
     """
-    found = _find(options)
+    before = None if saved is None else read_saved(saved, accept_changes=accept_changes)
+    found = find(options)
     preprocessing = spec.preprocessing()
     contents = found.contents
     if found.scan.layout == "built-in":
         # Nothing can be bad here, so that only the images in use need to be decoded.
-        listing = _listing(found, hash_images(contents), options, seed)
+        listing = _listing(found, hash_images(contents), options, seed, before)
         contents = [contents[item.index] for item in listing.items]
         with decode_images(contents, preprocessing, progress) as decoded:
             pixels = decoded.arrange(range(len(contents)))
     else:
-        with decode_images(contents, preprocessing, progress) as decoded:
-            listing = _listing(found, decoded.readings, options, seed)
+        with decode_images(contents, preprocessing, progress, options.read_seconds) as decoded:
+            listing = _listing(found, decoded.readings, options, seed, before)
             pixels = decoded.arrange([item.index for item in listing.items])
     if decoded.note:
         listing.summary["warnings"].append(decoded.note)
     train, val, test = _cut(listing, pixels)
-    return Dataset(train, val, test, listing.classes, listing.summary, listing.bad)
+    facts = listing.summary, listing.bad, listing.unused, listing.changes
+    return Dataset(train, val, test, listing.classes, *facts)
 
 
 def find_images(options: DataOptions, *, seed: int = 0, progress: Progress | None = None) -> Listing:
@@ -141,84 +168,17 @@ def find_images(options: DataOptions, *, seed: int = 0, progress: Progress | Non
 
     Every file is decoded in full, so that `Listing.bad` names all that `load_data` would leave out.
     """
-    found = _find(options)
-    readings = (hash_images if found.scan.layout == "built-in" else check_images)(found.contents, progress)
+    found = find(options)
+    readings = (hash_images if found.scan.layout == "built-in" else check_images)(
+        found.contents, progress, options.read_seconds
+    )
     return _listing(found, readings, options, seed)
 
 
-@dataclass(frozen=True)
-class _Found:
-    scan: Scan
-    contents: Sequence[Content]
-    place: str
-
-
-def _find(options: DataOptions) -> _Found:
-    source = options.source
-    if source in DEFAULTS:
-        built_in = load_builtin(source, download=options.download)
-        return _Found(built_in.scan, list(built_in.images), source)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
-        raise DataError(
-            "the source is a URL",
-            code="D02",
-            where={"data.source": shown(source)},
-            why="edgewise reads local folders only and opens no connection for data",
-            fix="download it first, unpack it, and give the folder",
-        )
-    path = _resolve(source)
-    if path.is_dir():
-        scan = scan_folder(path, options.layout)
-    elif path.suffix.lower() in manifest.SUFFIXES and path.is_file():
-        scan = manifest.scan_manifest(path)
-    else:
-        raise DataError(
-            "the source is a file, and not a manifest",
-            code="D03",
-            where={"data.source": shown(source)},
-            why=f"manifests end in {', '.join(manifest.SUFFIXES)}",
-            fix="give a folder of class folders or a manifest; unpack an archive first",
-        )
-    contents = [entry.path for entry in scan.entries if entry.path is not None]
-    return _Found(scan, contents, shown(str(path)))
-
-
-def _resolve(source: str) -> Path:
-    path = Path(source).expanduser()
-    try:
-        return path.resolve(strict=True)
-    except (OSError, RuntimeError, ValueError) as problem:  # RuntimeError: a loop of links
-        near = _near(path)
-        raise DataError(
-            "there is no such folder",
-            code="D01",
-            where={"data.source": shown(source)},
-            why=getattr(problem, "strerror", "") or shown(str(problem)),
-            fix=near or "give a folder of class folders, a manifest, or a built-in set: " + ", ".join(DEFAULTS),
-        ) from problem
-
-
-def _near(path: Path) -> str:
-    """The existing names or built-in sets nearest to a path that is not there."""
-    missing = path
-    while not _listable(missing.parent) and missing.parent != missing:
-        missing = missing.parent
-    names = (
-        sorted(entry.name for entry in missing.parent.iterdir() if entry.name[:1] != ".")
-        if _listable(missing.parent)
-        else []
-    )
-    close = difflib.get_close_matches(path.name, DEFAULTS, n=1) if len(path.parts) == 1 else []
-    close += [shown(str(missing.parent / name)) for name in difflib.get_close_matches(missing.name, names, n=2)]
-    return f"did you mean {' or '.join(close)}?" if close else ""
-
-
-def _listable(folder: Path) -> bool:
-    return os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()
-
-
-def _listing(found: _Found, readings: Sequence[Reading], options: DataOptions, seed: int) -> Listing:
-    listing = make_listing(found.scan, readings, options, seed, found.place)
+def _listing(
+    found: Found, readings: Sequence[Reading], options: DataOptions, seed: int, saved: Saved | None = None
+) -> Listing:
+    listing = make_listing(found.scan, readings, options, seed, found.place, saved)
     if found.scan.layout == "built-in" and Path(options.source).exists():
         note = f'"{options.source}" is the built-in set; write ./{options.source} for the folder of that name'
         listing.summary["warnings"].append(note)
@@ -232,6 +192,7 @@ def _cut(listing: Listing, pixels: NDArray[np.uint8]) -> list[Split]:
     start = 0
     for part in PARTS:
         items = [item for item in listing.items if item.part == part]
+        clean = np.array([not item.copy_of for item in items], dtype=np.bool_)
         splits.append(
             Split(
                 images=pixels[start : start + len(items)],
@@ -240,15 +201,20 @@ def _cut(listing: Listing, pixels: NDArray[np.uint8]) -> list[Split]:
                 sha256=tuple(item.sha256 for item in items),
                 groups=tuple(item.group for item in items),
                 paths=tuple(item.path for item in items if item.path is not None),
+                clean=None if clean.all() else clean,
+                copies=()
+                if listing.copies.mode == "off"
+                else tuple(str(listing.copies.unit(item.sha256)) for item in items),
             )
         )
         start += len(items)
     return splits
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file atomically; a cell that a spreadsheet would take for a formula gets a ' in front."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([f"'{cell}" if cell[:1] in {"=", "+", "-", "@"} else cell for cell in row] for row in rows)
+    writer.writerows([write_cell(cell) for cell in row] for row in rows)
     write_text(path, stream.getvalue())

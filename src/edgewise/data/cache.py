@@ -5,10 +5,11 @@ are decoded into an unnamed scratch file and end up in ``cache_dir()/pixels/KEY.
 memory in use does not grow with the number of images. KEY is the sha256 of the sorted sha256s of the source files, the
 preprocessing, and its implementation, so no change of an image or of the code can meet old pixels.
 
-An entry is one file of three NumPy arrays one after the other, then four bytes:
+An entry is one file of four NumPy arrays one after the other, then four bytes:
 
     uint8 (N, height, width, channels)    the pixels, in the order of the splits; this is what ``np.load`` sees
     uint8 (N, 32)                         sha256 of the file each row came from
+    uint8 (N, 1024)                       the look of each image (`edgewise.data.similar`); (N, 0) for built-in sets
     uint8 (bytes,)                        JSON object, sha256 -> reason, of the files that cannot be decoded
     uint32, little endian                 CRC-32 of everything before it
 
@@ -32,6 +33,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol
@@ -40,7 +42,9 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from edgewise.data.read import Content, Progress, Reading, digest_of, each, hash_images, read
+from edgewise.data import similar
+from edgewise.data.pool import PATIENCE, Content, Progress, each
+from edgewise.data.read import Reading, digest_of, hash_images, read
 from edgewise.device import preprocess
 from edgewise.errors import UnavailableError
 from edgewise.runs import cache_dir, write_atomic, write_text
@@ -127,14 +131,19 @@ class Decoded:
             return self._store.images
         key = self._place.key(self.readings)
         bad = {reading.sha256: reading.problem for reading in self.readings if reading.sha256 and reading.problem}
+        looks = [self.readings[index].look for index in rows]
         pixels = (self._store.get(index) for index in rows)
-        images = _write_entry(self._place.entry(key), pixels, (len(rows), *self._shape), digests, bad)
+        facts = _Facts((len(rows), *self._shape), digests, looks, bad)
+        images = _write_entry(self._place.entry(key), pixels, facts)
         self._place.remember(key)
         return images
 
 
 def decode_images(
-    contents: Sequence[Content], preprocessing: Mapping[str, Any], progress: Progress | None = None
+    contents: Sequence[Content],
+    preprocessing: Mapping[str, Any],
+    progress: Progress | None = None,
+    patience: float = PATIENCE,
 ) -> Decoded:
     """Read, hash and decode every image once, in threads; a cache entry of exactly these images saves the decoding.
 
@@ -142,13 +151,15 @@ def decode_images(
         contents: files, or images of a built-in set.
         preprocessing: keyword arguments of `edgewise.device.preprocess.load_pixels`.
         progress: called from this thread.
+        patience: seconds that one file may take.
 
     Raises:
+        DataError: D33, reading a file stands still.
         UnavailableError: E51, the decoded images are too many for memory and the cache folder cannot take them.
     """
     shape = (preprocessing["height"], preprocessing["width"], preprocessing["channels"])
     place = _Place(contents, preprocessing)
-    hit = _from_entry(contents, shape, place, progress)
+    hit = _from_entry(contents, shape, place, progress, patience)
     if hit:
         return hit
     size = len(contents) * int(np.prod(shape))
@@ -167,7 +178,7 @@ def decode_images(
         unless_kept.callback(store.close)
         start = time.monotonic()
         try:
-            readings = each(contents, work, progress)
+            readings = each(contents, work, progress, patience)
         except OSError as problem:  # only `store.put` lets one through
             raise _no_room(problem, size) from problem
         slow = time.monotonic() - start > SLOW_SECONDS
@@ -176,7 +187,11 @@ def decode_images(
 
 
 def _from_entry(
-    contents: Sequence[Content], shape: tuple[int, int, int], place: _Place, progress: Progress | None
+    contents: Sequence[Content],
+    shape: tuple[int, int, int],
+    place: _Place,
+    progress: Progress | None,
+    patience: float,
 ) -> Decoded | None:
     key = place.recall()
     entry = _open_entry(place.entry(key), shape) if key else None
@@ -184,7 +199,7 @@ def _from_entry(
         return None
     with contextlib.ExitStack() as unless_kept:
         unless_kept.callback(entry.close)
-        found = hash_images(contents, progress)
+        found = hash_images(contents, progress, patience)
         readings = entry.match(found) if place.key(found) == key else None
         if readings is not None:
             unless_kept.pop_all()
@@ -238,12 +253,10 @@ class _Entry:
     `images` is a map; rows that are only copied are read from the file instead, which takes no memory.
     """
 
-    def __init__(
-        self, stream: IO[bytes], images: np.memmap[Any, Any], digests: list[bytes], bad: dict[str, str]
-    ) -> None:
+    def __init__(self, stream: IO[bytes], images: np.memmap[Any, Any], facts: _Facts) -> None:
         self.images = images
-        self.digests = digests
-        self.bad = bad
+        self.digests = facts.digests
+        self._facts = facts
         self._rows: list[int] = []
         self._stream = stream
         self._start = images.offset
@@ -255,10 +268,11 @@ class _Entry:
         rows = {digest.hex(): row for row, digest in enumerate(self.digests)}
         readings = []
         for reading in found:
-            problem = reading.problem or self.bad.get(reading.sha256, "")
+            problem = reading.problem or self._facts.bad.get(reading.sha256, "")
             if not problem and reading.sha256 not in rows:
                 return None
-            readings.append(Reading(reading.sha256, problem, reading.kind))
+            look = b"" if problem else self._facts.looks[rows[reading.sha256]]
+            readings.append(Reading(reading.sha256, problem, reading.kind, look))
         self._rows = [rows.get(reading.sha256, -1) for reading in readings]
         return readings
 
@@ -301,6 +315,17 @@ class _Place:
         return cache_dir() / "pixels" / f"{self._stamp}.seen"
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What an entry holds beside the pixels: shape of all of them, sha256 and look of each, sha256 -> reason of bad
+    files."""
+
+    shape: tuple[int, ...]
+    digests: list[bytes]
+    looks: list[bytes]
+    bad: dict[str, str]
+
+
 def _stamp(content: Content) -> list[str | int]:
     if not isinstance(content, Path):
         return [digest_of(content).sha256]
@@ -313,8 +338,9 @@ def _stamp(content: Content) -> list[str | int]:
 
 @functools.cache
 def _version() -> str:
-    """Of the implementation of the preprocessing: its source and Pillow's version."""
-    return hashlib.sha256(inspect.getsource(preprocess).encode()).hexdigest() + " Pillow " + PIL.__version__
+    """Of the implementation of the pixels and looks: its source and Pillow's version."""
+    source = inspect.getsource(preprocess) + inspect.getsource(similar.look)
+    return hashlib.sha256(source.encode()).hexdigest() + " Pillow " + PIL.__version__
 
 
 def _sha256_json(value: object) -> str:
@@ -333,25 +359,20 @@ class _Summed:
         return self._stream.write(data)
 
 
-def _write_entry(
-    path: Path,
-    rows: Iterator[NDArray[np.uint8]],
-    shape: tuple[int, ...],
-    digests: list[bytes],
-    bad: dict[str, str],
-) -> NDArray[np.uint8]:
+def _write_entry(path: Path, rows: Iterator[NDArray[np.uint8]], facts: _Facts) -> NDArray[np.uint8]:
     """Write an entry and map it. The map is that of the file written here, whoever replaces it a moment later."""
     maps: list[NDArray[np.uint8]] = []
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
             summed = _Summed(stream)
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            header = {"descr": "|u1", "fortran_order": False, "shape": facts.shape}
             np.lib.format.write_array_header_1_0(summed, header)
             for row in rows:
                 summed.write(row.tobytes())
-            np.save(summed, np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32))
-            np.save(summed, np.frombuffer(json.dumps(bad).encode(), dtype=np.uint8))
+            np.save(summed, np.frombuffer(b"".join(facts.digests), dtype=np.uint8).reshape(-1, 32))
+            np.save(summed, np.frombuffer(b"".join(facts.looks), dtype=np.uint8).reshape(facts.shape[0], -1))
+            np.save(summed, np.frombuffer(json.dumps(facts.bad).encode(), dtype=np.uint8))
             stream.write(summed.crc.to_bytes(4, "little"))
         with temporary.open("rb") as stream:
             maps.append(_map(stream))
@@ -381,10 +402,13 @@ def _open_entry(path: Path, shape: tuple[int, int, int]) -> _Entry | None:
         stream.seek(0)
         images = _map(stream)
         digests = np.load(stream, allow_pickle=False)
+        looks = np.load(stream, allow_pickle=False)
         bad = json.loads(np.load(stream, allow_pickle=False).tobytes())
-        if images.dtype == np.uint8 and images.shape[1:] == shape and digests.shape == (len(images), 32):
+        fits = images.shape[1:] == shape and digests.shape == (len(images), 32) and len(looks) == len(images)
+        if images.dtype == np.uint8 and fits:
             open_files.pop_all()
-            return _Entry(stream, images, [digest.tobytes() for digest in digests], bad)
+            known, seen = ([row.tobytes() for row in array] for array in (digests, looks))
+            return _Entry(stream, images, _Facts(images.shape, known, seen, bad))
     return None
 
 

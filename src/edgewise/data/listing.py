@@ -11,44 +11,51 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgewise.data.copies import (
+    Copies,
+    Leak,
+    Mode,
+    conflicts,
+    excluded,
+    find_copies,
+    labelled,
+    leak_warnings,
+    leaks,
+    refuse_conflicts,
+    refuse_leaks,
+)
+from edgewise.data.copies import warnings_of as copy_warnings
+from edgewise.data.parts import Item, Order, draw, firm
 from edgewise.data.read import Reading
+from edgewise.data.saved import Changes, Saved, changes
 from edgewise.data.scan import PARTS, BadFile, Entry, Part, Scan, check_class_names, deeper, listed
-from edgewise.data.split import Indices, draw_some, draw_splits, unite
 from edgewise.data.walk import SUFFIXES, shown, suffix
-from edgewise.errors import ConfigError, DataError
+from edgewise.errors import DataError
 from edgewise.recipe import DataOptions
-
-
-@dataclass(frozen=True)
-class Item:
-    """One usable image. `index` is its place among the scanned entries, `group` is "" without one."""
-
-    index: int
-    name: str
-    path: Path | None
-    label: str
-    part: Part
-    sha256: str
-    group: str
 
 
 @dataclass(frozen=True)
 class Listing:
     """Every image that is used, train first, then val, then test, each sorted by name.
 
-    `classes` is the class map: sorted names of the classes of the training images. `summary` holds flat facts for
-    the report, see `edgewise.data.Dataset`.
+    `classes` is the class map: sorted names of the classes of the training images. `bad` names what is left out:
+    files that cannot be used, and images that stand in several classes. `unused` are images that a limit left out.
+    `changes` is what differs from a saved split, `copies` what was found alike. `summary` holds flat facts
+    for the report, see `edgewise.data.Dataset`.
     """
 
     items: tuple[Item, ...]
     classes: tuple[str, ...]
     bad: tuple[BadFile, ...]
     summary: dict[str, Any] = field(default_factory=dict)
+    unused: tuple[Item, ...] = ()
+    changes: Changes = field(default_factory=Changes)
+    copies: Copies = field(default_factory=lambda: Copies("off"))
 
 
-def make_listing(scan: Scan, readings: Sequence[Reading], options: DataOptions, seed: int, place: str) -> Listing:
+def make_listing(
+    scan: Scan, readings: Sequence[Reading], options: DataOptions, seed: int, place: str, saved: Saved | None = None
+) -> Listing:
     """Check the files of a scan and split them.
 
     Args:
@@ -57,49 +64,95 @@ def make_listing(scan: Scan, readings: Sequence[Reading], options: DataOptions, 
         options: shares, limits and allowances.
         seed: of all draws.
         place: where the data is, for messages.
+        saved: a split that was saved; its images stay where they were.
 
     Raises:
         ConfigError: C31, a limit is below the number of classes.
         DataError: D05 one class only, D06 a class that has no training images, D07 too many bad files, D08 class
             names that differ in case only, D09 too few images for a validation and a test set, D10 a class below
-            `min_per_class`, D14 a group in several given splits.
+            `min_per_class`, D14 a group in several given splits, D30 and D31 copies under several labels or across
+            splits with `strict`, D32 the images are not those of the saved split.
+        UnavailableError: E52, scipy is missing.
     """
-    bad = tuple(sorted(_bad_files(scan, readings), key=lambda file: file.name))
-    _check_bad(bad, len(readings) + len(scan.bad), options, place)
-    items = [
-        Item(index, entry.name, entry.path, entry.label, entry.part or "train", reading.sha256, entry.group or "")
-        for index, (entry, reading) in enumerate(zip(scan.entries, readings, strict=True))
-        if not reading.problem
-    ]
-    classes = _classes(items, options, place)
+    bad = sorted(_bad_files(scan, readings), key=lambda file: file.name)
+    check_bad(bad, len(readings) + len(scan.bad), options, place)
+    present = list(_items(scan, readings))
     given = {entry.part for entry in scan.entries} - {None}
-    warnings = [*scan.warnings, *_file_warnings(scan.entries, readings, bad)]
-    warnings += _lost_classes(scan, classes)
-    warnings += _same_files(items)
+    copies = find_copies(
+        {reading.sha256: reading.look for reading in readings if not reading.problem}, _mode(scan, options)
+    )
+    torn = [] if copies.mode == "off" else conflicts(present)
+    if options.strict:
+        refuse_conflicts([labelled(group) for group in torn], place)
+    left_out = {id(item) for group in torn for item in group}
+    items = [item for item in present if id(item) not in left_out]
+    classes = _classes(items, options, place)
     if given:
         _check_groups(items, place)
-        warnings += _leaks(items)
-        if given != set(PARTS):
-            absent = " and ".join(part for part in PARTS if part not in given)
-            warnings.append(f"the data brings no {absent} images; they are drawn from the training images")
-    drawn = _limited(items, _drawn(items, classes, given, options, seed), classes, options, seed)
+    found = Changes() if saved is None else changes(saved.rows, firm(items, frozenset(given)), present)
+    if saved is not None:
+        saved.check(found)
+    drawn, unused = draw(items, Order(classes, frozenset(given), options, seed, copies, saved))
     _check_parts(drawn, place)
-    not_evaluated = _not_evaluated(drawn, classes)
-    warnings += _thin_classes(drawn, classes, not_evaluated)
-    ordered = sorted(drawn, key=lambda item: (PARTS.index(item.part), item.name))
-    how = "given" if given == set(PARTS) else "partly given" if given else "drawn"
+    _check_training(drawn, classes, place)
+    drawn, leaked = _with_leaks(drawn, copies)
+    if options.strict:
+        refuse_leaks(leaked, place)
+    ordered = tuple(sorted(drawn, key=lambda item: (PARTS.index(item.part), item.name)))
+    warnings = [*leak_warnings(ordered, leaked), *scan.warnings, *_file_warnings(scan.entries, readings, bad)]
+    warnings += [*_lost_classes(scan, classes), *copy_warnings(ordered, copies, torn), *_given_words(given)]
+    warnings += _thin_classes(ordered, classes, _not_evaluated(ordered, classes))
+    warnings += [f"the images changed since the split was saved:\n{found.describe()}"] if found else []
     summary = {
         "source": options.source,
         "layout": scan.layout,
-        "split": how if how == "given" else f"{how}, {':'.join(f'{share:g}' for share in options.split)}, seed {seed}",
+        "split": _how(given, options, seed, saved),
         **_counts(ordered, classes),
-        "not_evaluated": not_evaluated,
+        "not_evaluated": _not_evaluated(ordered, classes),
         "bad_files": len(bad),
         "ignored": scan.ignored,
+        "duplicates": copies.mode,
+        "conflicts": len(left_out),
+        "val_leaked": sum(leak.part == "val" for leak in leaked),
+        "test_leaked": sum(leak.part == "test" for leak in leaked),
         "data_hash": _data_hash(ordered),
         "warnings": warnings,
     }
-    return Listing(tuple(ordered), classes, bad, summary)
+    return Listing(ordered, classes, (*bad, *excluded(torn)), summary, tuple(unused), found, copies)
+
+
+def _items(scan: Scan, readings: Sequence[Reading]) -> Iterator[Item]:
+    """The usable images, not split yet."""
+    for index, (entry, reading) in enumerate(zip(scan.entries, readings, strict=True)):
+        if not reading.problem:
+            part = entry.part or "train"
+            yield Item(index, entry.name, entry.path, entry.label, part, reading.sha256, entry.group or "", entry.part)
+
+
+def _mode(scan: Scan, options: DataOptions) -> Mode:
+    """Built-in sets are compared by identical images only: they are published as they are, with the split that all
+    figures on them refer to, and their images are too small and too much alike for more."""
+    return "exact" if scan.layout == "built-in" and options.duplicates == "near" else options.duplicates
+
+
+def _how(given: set[Part | None], options: DataOptions, seed: int, saved: Saved | None) -> str:
+    if saved is not None:
+        return f"as saved in {saved.path.name}"
+    how = "given" if given == set(PARTS) else "partly given" if given else "drawn"
+    return how if how == "given" else f"{how}, {':'.join(f'{share:g}' for share in options.split)}, seed {seed}"
+
+
+def _given_words(given: set[Part | None]) -> Iterator[str]:
+    if given and given != set(PARTS):
+        absent = " and ".join(part for part in PARTS if part not in given)
+        yield f"the data brings no {absent} images; they are drawn from the training images"
+
+
+def _with_leaks(items: Sequence[Item], copies: Copies) -> tuple[list[Item], list[Leak]]:
+    """The items, each with the training image that it is a copy of, and these leaks."""
+    leaked = leaks(items, copies)
+    of = {(leak.name, leak.part): leak.of for leak in leaked}
+    return [dataclasses.replace(item, copy_of=of.get((item.name, item.part), "")) for item in items], leaked
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -113,7 +166,12 @@ def _bad_files(scan: Scan, readings: Sequence[Reading]) -> Iterator[BadFile]:
             yield BadFile(entry.name, reading.problem)
 
 
-def _check_bad(bad: Sequence[BadFile], total: int, options: DataOptions, place: str) -> None:
+def check_bad(bad: Sequence[BadFile], total: int, options: DataOptions, place: str) -> None:
+    """Stop when more than `max_bad` of all files are bad.
+
+    Raises:
+        DataError: D07, with ten of them.
+    """
     share = len(bad) / total
     if share <= options.max_bad and len(bad) < total:
         return
@@ -184,6 +242,19 @@ def _check_groups(items: Sequence[Item], place: str) -> None:
         )
 
 
+def _check_training(items: Sequence[Item], classes: Sequence[str], place: str) -> None:
+    trained = {item.label for item in items if item.part == "train"}
+    absent = [label for label in classes if label not in trained]
+    if absent:
+        raise DataError(
+            "a class without training images",
+            code="D06",
+            where={"folder": place, "class": listed(absent)},
+            why="all its images are held in other splits by the saved split",
+            fix="add training images of it, or start a new run with a new split",
+        )
+
+
 def _check_parts(items: Sequence[Item], place: str) -> None:
     counts = Counter(item.part for item in items)
     absent = [part for part in PARTS if not counts[part]]
@@ -221,33 +292,6 @@ def _lost_classes(scan: Scan, classes: Sequence[str]) -> Iterator[str]:
         yield f"classes without a usable image are left out: {listed(lost)}"
 
 
-def _same_files(items: Sequence[Item]) -> Iterator[str]:
-    """Exact copies: how many, and those that stand in two classes."""
-    same = defaultdict(list)
-    for item in items:
-        same[item.sha256].append(item)
-    copies = [group for group in same.values() if len(group) > 1]
-    if copies:
-        extra = sum(len(group) - 1 for group in copies)
-        named = listed((" = ".join(item.name for item in group[:3]) for group in copies), 3)
-        yield f"{extra} image(s) are exact copies of others: {named}"
-    torn = [group for group in copies if len({item.label for item in group}) > 1]
-    if torn:
-        named = listed(" and ".join(item.name for item in group) for group in torn)
-        yield f"{len(torn)} image(s) stand in two classes, one of which is wrong: {named}"
-
-
-def _leaks(items: Sequence[Item]) -> Iterator[str]:
-    """Copies across splits that the data itself brings."""
-    train = {item.sha256: item.name for item in items if item.part == "train"}
-    for part in PARTS[1:]:
-        own = [item for item in items if item.part == part]
-        leaked = [f"{item.name} = {train[item.sha256]}" for item in own if item.sha256 in train]
-        if leaked:
-            share = len(leaked) / len(own)
-            yield f"{len(leaked)} {part} image(s) ({share:.1%}) are also training images: {listed(leaked, 3)}"
-
-
 def _thin_classes(items: Sequence[Item], classes: Sequence[str], not_evaluated: Sequence[str]) -> Iterator[str]:
     single = {label for label, count in Counter(item.label for item in items).items() if count == 1}
     if single:
@@ -264,60 +308,6 @@ def _thin_classes(items: Sequence[Item], classes: Sequence[str], not_evaluated: 
 def _not_evaluated(items: Sequence[Item], classes: Sequence[str]) -> list[str]:
     tested = {item.label for item in items if item.part == "test"}
     return [label for label in classes if label not in tested]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Splitting.
-
-
-def _drawn(
-    items: Sequence[Item], classes: Sequence[str], given: set[Part | None], options: DataOptions, seed: int
-) -> list[Part]:
-    """The split of each item: the given one, or one drawn from the training images for each split that is missing."""
-    missing = [part == "train" or part not in given for part in PARTS]
-    parts = [item.part for item in items]
-    if sum(missing) > 1:
-        pool = [index for index, part in enumerate(parts) if part == "train"]
-        own = [items[index] for index in pool]
-        shares = [share if absent else 0.0 for share, absent in zip(options.split, missing, strict=True)]
-        units = unite([item.sha256 for item in own], [item.group or None for item in own])
-        for index, part in zip(pool, draw_splits(_numbers(own, classes), units, shares, seed), strict=True):
-            parts[index] = PARTS[part]
-    return parts
-
-
-def _limited(
-    items: Sequence[Item], parts: Sequence[Part], classes: Sequence[str], options: DataOptions, seed: int
-) -> list[Item]:
-    """The items in use, with their splits."""
-    kept = []
-    limits = (options.limit_train, options.limit_val, options.limit_test)
-    for number, (part, limit) in enumerate(zip(PARTS, limits, strict=True)):
-        own = [item for item, drawn in zip(items, parts, strict=True) if drawn == part]
-        if limit is not None and own:
-            if part == "train":
-                _check_limit(limit, classes)
-            # Each split has a seed of its own, or the draws of two splits would follow each other.
-            rows = draw_some(_numbers(own, classes), limit, seed + (number << 32), each_class=part == "train")
-            own = [own[row] for row in rows]
-        kept += [item if item.part == part else dataclasses.replace(item, part=part) for item in own]
-    return kept
-
-
-def _check_limit(limit: int, classes: Sequence[str]) -> None:
-    if limit < len(classes):
-        raise ConfigError(
-            "limit_train is below the number of classes",
-            code="C31",
-            where={"key": f"data.limit_train = {limit}"},
-            why=f"there are {len(classes)} classes, and each needs a training image",
-            fix=f"use at least --set data.limit_train={len(classes)}",
-        )
-
-
-def _numbers(items: Sequence[Item], classes: Sequence[str]) -> Indices:
-    number = {label: index for index, label in enumerate(classes)}
-    return np.array([number[item.label] for item in items], dtype=np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
 import stat
 import struct
-import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -19,21 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgewise.data.pool import PATIENCE, Content, Progress, each
+from edgewise.data.similar import look
 from edgewise.data.walk import shown, sniff
 from edgewise.device import preprocess
 
 WHOLE_BYTES = 16 * 2**20
 """Files up to this size are read at once; larger ones are hashed and decoded from the open file."""
 
-Content = Path | NDArray[np.uint8]
-"""What to decode: an image file, or one gray image (height, width) of a built-in set."""
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
-
 T = TypeVar("T")
 
-_CHUNK = 64
 _DAMAGE = (OSError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, SyntaxError, RuntimeError)
 _FOREIGN = (
     (b"8BPS", "a Photoshop file"),
@@ -49,50 +43,28 @@ class Reading:
     """What one file turned out to be.
 
     `sha256` is "" when the file could not be read, `problem` is "" when it decoded in full, `kind` is the format by
-    its first bytes ("" for an unknown one and for built-in images).
+    its first bytes ("" for an unknown one and for built-in images), `look` what `similar.look` makes of it (b"" where
+    it was not decoded, and for built-in images).
     """
 
     sha256: str
     problem: str = ""
     kind: str = ""
+    look: bytes = b""
 
 
-def check_images(contents: Sequence[Content], progress: Progress | None = None) -> tuple[Reading, ...]:
+def check_images(
+    contents: Sequence[Content], progress: Progress | None = None, patience: float = PATIENCE
+) -> tuple[Reading, ...]:
     """Hash and decode every image in full, keeping no pixels."""
-    return tuple(each(contents, lambda index: read(contents[index], None)[0], progress))
+    return tuple(each(contents, lambda index: read(contents[index], None)[0], progress, patience))
 
 
-def hash_images(contents: Sequence[Content], progress: Progress | None = None) -> tuple[Reading, ...]:
+def hash_images(
+    contents: Sequence[Content], progress: Progress | None = None, patience: float = PATIENCE
+) -> tuple[Reading, ...]:
     """Hash every image without decoding it."""
-    return tuple(each(contents, lambda index: digest_of(contents[index]), progress))
-
-
-def each(contents: Sequence[Content], work: Callable[[int], T], progress: Progress | None) -> list[T]:
-    """Results of `work` on every index of `contents`, in order. When it ends early, what has not started is dropped.
-
-    Files are worked on in threads, since reading, hashing and decoding let go of the interpreter lock. Images of a
-    built-in set are so small that threads would only wait for each other.
-    """
-    in_threads = any(isinstance(content, Path) for content in contents)
-    pool = ThreadPoolExecutor(_threads() if in_threads else 1, thread_name_prefix="decode")
-    size = _CHUNK if in_threads else _CHUNK * 16
-    chunks = [range(start, min(start + size, len(contents))) for start in range(0, len(contents), size)]
-    results: list[T] = []
-    with warnings.catch_warnings():  # Pillow warns of odd metadata in files that it decodes all the same
-        warnings.simplefilter("ignore")
-        try:
-            for future in [pool.submit(lambda chunk: [work(index) for index in chunk], chunk) for chunk in chunks]:
-                results += future.result()
-                if progress:
-                    progress(len(results), len(contents))
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return results
-
-
-def _threads() -> int:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(32, cpus)
+    return tuple(each(contents, lambda index: digest_of(contents[index]), progress, patience))
 
 
 def read(content: Content, preprocessing: Mapping[str, Any] | None) -> tuple[Reading, NDArray[np.uint8] | None]:
@@ -100,17 +72,25 @@ def read(content: Content, preprocessing: Mapping[str, Any] | None) -> tuple[Rea
     if not isinstance(content, Path):
         pixels = preprocess.prepare(Image.fromarray(content), **preprocessing) if preprocessing else None
         return digest_of(content), pixels
+
+    def use(image: Image.Image) -> tuple[bytes, NDArray[np.uint8] | None]:
+        return look(image), preprocess.prepare(image, **preprocessing) if preprocessing else None
+
+    reading, made = read_with(content, use)
+    return (dataclasses.replace(reading, look=made[0]), made[1]) if made else (reading, None)
+
+
+def read_with(path: Path, use: Callable[[Image.Image], T]) -> tuple[Reading, T | None]:
+    """Hash and decode one file from the same bytes, and what `use` makes of the decoded image; None where the file has
+    a problem. The look is not taken."""
     try:
-        with _open(content) as stream:
+        with _open(path) as stream:
             digest, source, head = _digest(stream)
             try:
-                if preprocessing:
-                    return Reading(digest, kind=sniff(head)), preprocess.load_pixels(source, **preprocessing)
-                preprocess.to_mode(preprocess.open_image(source), 3)
+                return Reading(digest, kind=sniff(head)), use(preprocess.open_image(source))
             except (*_DAMAGE, zlib.error, struct.error, EOFError, MemoryError) as problem:
                 # Pillow's parsers raise nearly anything on damaged files; the file is at fault, whatever it is.
                 return Reading(digest, _reason(problem, head), sniff(head)), None
-            return Reading(digest, kind=sniff(head)), None
     except (OSError, ValueError) as problem:
         return Reading("", _told(problem)), None
 

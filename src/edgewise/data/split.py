@@ -80,7 +80,9 @@ def unite(*keys: Sequence[Hashable | None]) -> Indices:
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 
-def draw_splits(labels: Indices, units: Indices, shares: Sequence[float], seed: int) -> Indices:
+def draw_splits(
+    labels: Indices, units: Indices, shares: Sequence[float], seed: int, held: Indices | None = None
+) -> Indices:
     """Assign each image to train (0), val (1) or test (2).
 
     Args:
@@ -88,17 +90,23 @@ def draw_splits(labels: Indices, units: Indices, shares: Sequence[float], seed: 
         units: (N,), images of one unit go to one side; see `unite`.
         shares: of train, val and test; a share of 0 gets nothing. They need not add up to 1.
         seed: of the draw.
+        held: (N,), the side of images that have one already, -1 for the others. A unit goes where its held images are,
+            to train where they are on several sides; the rest fills up what is lacking.
 
     Returns:
         (N,) int64. A class without units of several images is within one image of its shares. Units of several
         images are placed first, the largest first, each where its classes lack the largest part of their share.
-        Every class has an image in train.
+        Every class has an image in train, as long as its images are not all held elsewhere.
     """
     classes = int(labels.max()) + 1
     wanted = np.array([split_counts(int(count), shares) for count in np.bincount(labels, minlength=classes)])
     left = wanted.copy()
-    result = np.full(len(labels), -1, dtype=np.int64)
+    held = np.full(len(labels), -1, dtype=np.int64) if held is None else held
+    result = _joined(units, held)
+    np.subtract.at(left, (labels[result >= 0], result[result >= 0]), 1)
     for members in _large_units(units, seed):
+        if (result[members] >= 0).all():
+            continue
         counts = np.bincount(labels[members], minlength=classes)
         lacking = (counts[:, None] * left / np.maximum(wanted, 1)).sum(axis=0)
         lacking[np.array(shares) == 0] = -np.inf
@@ -112,7 +120,7 @@ def draw_splits(labels: Indices, units: Indices, shares: Sequence[float], seed: 
             sizes = apportion(len(single), need.tolist())
             mixed = np.random.default_rng([seed, 1, label]).permutation(single)
             result[mixed] = np.repeat(np.arange(len(shares)), sizes)
-    _fill_train(labels, units, result)
+    _fill_train(labels, units, result, held)
     return result
 
 
@@ -157,9 +165,23 @@ def _large_units(units: Indices, seed: int) -> Iterator[Indices]:
         yield order[starts[unit] : starts[unit + 1]]
 
 
-def _fill_train(labels: Indices, units: Indices, result: Indices) -> None:
-    """Move the smallest unit of each class that large units left without a training image."""
+def _joined(units: Indices, held: Indices) -> Indices:
+    """`held` with the other images of units that have held ones on their side."""
+    lowest = np.full(int(units.max()) + 1, np.iinfo(np.int64).max)
+    highest = np.full(len(lowest), -1, dtype=np.int64)
+    own = held >= 0
+    np.minimum.at(lowest, units[own], held[own])
+    np.maximum.at(highest, units[own], held[own])
+    side = np.where(lowest == highest, highest, np.where(highest >= 0, TRAIN, -1))
+    return np.where(own, held, side[units])
+
+
+def _fill_train(labels: Indices, units: Indices, result: Indices, held: Indices) -> None:
+    """Move the smallest unit of each class that large units left without a training image; nothing held is moved."""
     sizes = np.bincount(units)
+    fixed = np.zeros(len(sizes), dtype=bool)
+    fixed[units[held >= 0]] = True
     for label in np.setdiff1d(labels, labels[result == TRAIN]):
-        own = np.unique(units[labels == label])
-        result[units == own[np.argmin(sizes[own])]] = TRAIN
+        own = np.unique(units[(labels == label) & ~fixed[units]])
+        if len(own):
+            result[units == own[np.argmin(sizes[own])]] = TRAIN

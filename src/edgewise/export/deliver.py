@@ -21,11 +21,12 @@ from edgewise.export import FORMATS
 from edgewise.export.base import ExportSpec
 from edgewise.export.verify import parity
 from edgewise.measure import latency
-from edgewise.measure.accuracy import confusion_matrix, macro_f1, quality
+from edgewise.measure.accuracy import confusion_matrix, macro_f1, quality, quality_of_part
+from edgewise.measure.calibration import calibrate
 from edgewise.models import Model
 from edgewise.progress import Progress
 from edgewise.recipe import ExportOptions
-from edgewise.results import Candidate, Failure, Parity, Quality
+from edgewise.results import Calibration, Candidate, Failure, Parity, Quality
 from edgewise.train import logits
 
 SCHEME_SECONDS = 0.3
@@ -54,7 +55,8 @@ class Exported:
     """A bundle with what its own runtime made of it.
 
     `predictions` are the top-1 decisions on the test split, int64 (N,). `parity.passed` is False for an fp32 file that
-    is not its model, and for an int8 file whose validation drop is larger than allowed.
+    is not its model, and for an int8 file whose validation drop is larger than allowed. `calibration` is of the file's
+    own logits.
     """
 
     name: str
@@ -64,7 +66,10 @@ class Exported:
     test: Quality
     predictions: NDArray[np.int64]
     parity: Parity
+    calibration: Calibration
     notes: list[str] = field(default_factory=list)
+    validation_clean: Quality | None = None
+    test_clean: Quality | None = None
 
     @property
     def model_file(self) -> Path:
@@ -171,6 +176,7 @@ class _Desk:
         """Check a written file on validation and test images and wrap it; `refused` says why it may not be chosen."""
         val, scores = self.scores(path, "val"), self.scores(path, "parity")
         test = scores[: len(self.test)].argmax(1)
+        calibration = calibrate(val, self.val.labels, scores[: len(self.test)], self.test.labels, seed=self.seed)
         checked = parity(self.expected("parity"), scores, precision)
         notes = [refused] if refused else []
         if not checked.passed:
@@ -185,6 +191,7 @@ class _Desk:
             input=self.order.model.input,
             labels=list(self.classes),
             lineage=self.order.lineage,
+            thresholds={"temperature": calibration.temperature},
         )
         folder = self.order.folder / name
         extra = {"README.md": readme(manifest), "runner.py": runner_source()}
@@ -196,8 +203,14 @@ class _Desk:
             test=quality(test, self.test.labels, self.classes, seed=self.seed),
             predictions=test,
             parity=dataclasses.replace(checked, passed=checked.passed and not refused),
+            calibration=calibration,
             notes=notes,
+            validation_clean=self._clean(val.argmax(1), self.val),
+            test_clean=self._clean(test, self.test),
         )
+
+    def _clean(self, predicted: NDArray[np.int64], split: Split) -> Quality | None:
+        return quality_of_part(predicted, split.labels, self.classes, split.clean, seed=self.seed)
 
     def val_figures(self, scores: Scores) -> tuple[float, float]:
         """Accuracy and macro F1 on the validation split."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edgewise.measure.intervals import RESAMPLES, percentile_bounds, wilson, wilson_bounds
 from edgewise.results import Difference, Estimate, Quality
 
-__all__ = ["confusion_matrix", "difference", "macro_f1", "quality", "wilson"]
+__all__ = ["confusion_matrix", "difference", "macro_f1", "quality", "quality_of_part", "wilson"]
 
 Indices = NDArray[np.int64]
 
@@ -64,6 +64,15 @@ def quality(predicted: Indices, labels: Indices, classes: Sequence[str], *, seed
         recall=recall,
         confusion=confusion.tolist(),
     )
+
+
+def quality_of_part(
+    predicted: Indices, labels: Indices, classes: Sequence[str], part: NDArray[np.bool_] | None, *, seed: int = 0
+) -> Quality | None:
+    """`quality` on the images for which `part`, bool (N,), is True; None where that is all or none of them."""
+    if part is None or part.all() or not part.any():
+        return None
+    return quality(predicted[part], labels[part], classes, seed=seed)
 
 
 def difference(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgewise.bundle import InputSpec
 from edgewise.errors import ConfigError, UnavailableError, nearest
+from edgewise.models import route
 
 if TYPE_CHECKING:
     from torch import nn
@@ -143,6 +145,12 @@ def _build_timm(name: str, input: InputSpec, classes: int, pretrained: bool) -> 
     options: dict[str, Any] = {"num_classes": classes, "in_chans": input.channels, "pretrained": pretrained}
     if config and config.fixed_input_size:
         options["img_size"] = (input.height, input.width)
+    if pretrained and config:
+        kept = _kept_by_hub(config)
+        if kept:
+            options["pretrained_cfg_overlay"] = {"file": kept}
+        else:
+            route.require(_hub_address(config), f"timm/{name}")
     try:
         try:
             # A branch that starts at zero may be folded away by a converter, and cannot be ranked by weight.
@@ -169,10 +177,11 @@ def _build_torchvision(name: str, input: InputSpec, classes: int, pretrained: bo
         options.update(aux_logits=False, init_weights=False, transform_input=input.channels == 3)
     module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     if pretrained:
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        if not _kept_by_torch(weights.url):
+            route.require(weights.url, f"torchvision/{name}")
         try:
-            state = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(
-                progress=False, check_hash=True, weights_only=True
-            )
+            state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as problem:
             raise _cannot_fetch("torchvision", name, problem) from problem
         _log.info("%s: %s", name, transfer(module, state))
@@ -191,6 +200,29 @@ def _gray(module: nn.Module) -> nn.Module:
     return module
 
 
+def _kept_by_hub(config: Any) -> str | None:
+    """Where huggingface keeps the weights of a timm model on this machine, or None. Asks no network."""
+    if not config.hf_hub_id or config.custom_load or config.hf_hub_filename:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = config.hf_hub_id.partition("@")
+    found = try_to_load_from_cache(repository, "model.safetensors", revision=revision or None)
+    return found if isinstance(found, str) else None
+
+
+def _hub_address(config: Any) -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT if config.hf_hub_id else str(config.url)
+
+
+def _kept_by_torch(url: str) -> bool:
+    import torch
+
+    return (Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(url).name).is_file()
+
+
 def _nothing_pretrained(library: str, name: str) -> ConfigError:
     return ConfigError(
         f"{library} has no pretrained weights for {name}",
@@ -201,10 +233,4 @@ def _nothing_pretrained(library: str, name: str) -> ConfigError:
 
 
 def _cannot_fetch(library: str, name: str, problem: Exception) -> UnavailableError:
-    return UnavailableError(
-        "the pretrained weights cannot be fetched",
-        code="E20",
-        where={"model": f"{library}/{name}"},
-        why=(str(problem).splitlines() or [type(problem).__name__])[0],
-        fix="connect to the network once, or set pretrained to false",
-    )
+    return route.unreachable(f"{library}/{name}", (str(problem).splitlines() or [type(problem).__name__])[0])

@@ -38,11 +38,12 @@ def write_csv(results: Sequence[RunResult], path: Path) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     if rows:
         writer.writerow(rows[0])
-    writer.writerows([_csv_cell(value) for value in row.values()] for row in rows)
+    writer.writerows([csv_cell(value) for value in row.values()] for row in rows)
     write_file(path, stream.getvalue())
 
 
-def _csv_cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
+    """A value for a CSV cell that no spreadsheet takes for a formula; see `write_csv`."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):

@@ -15,7 +15,9 @@ from typing import Any
 
 from edgewise.errors import UnavailableError
 from edgewise.report.cells import COLUMNS, groups_of
+from edgewise.report.explained import calibrations_of, section_of
 from edgewise.report.files import write_file
+from edgewise.report.leakage import leakage_lines
 from edgewise.report.method import invalid_words, method_line, relative_only
 from edgewise.report.outcome import goal_words, headline, tiles_of
 from edgewise.report.plots import plot_data
@@ -26,7 +28,9 @@ from edgewise.results import RunResult
 _HERE = Path(__file__).parent
 
 
-def write_html(result: RunResult, path: Path, *, history: Sequence[Mapping[str, Any]] = ()) -> None:
+def write_html(
+    result: RunResult, path: Path, *, history: Sequence[Mapping[str, Any]] = (), explained: Path | None = None
+) -> None:
     """Write the report of one run as a single offline page, atomically.
 
     Args:
@@ -34,21 +38,45 @@ def write_html(result: RunResult, path: Path, *, history: Sequence[Mapping[str, 
         path: where the page goes, e.g. ``RUN/report.html``; about 5 MB, nearly all of it plotly.js.
         history: training records, in the order they were logged: ``variant``, ``epoch`` and any of ``train_loss``,
             ``val_loss``, ``val_macro_f1``. Records without a variant and an epoch are other events and are left out.
+        explained: a folder that `edgewise.train.explain` filled, shown as a section with at most 1.2 MB of pictures.
 
     Raises:
         UnavailableError: plotly or Jinja2 is missing, or the file cannot be written.
-        UntrustedError: the run's `chosen` names none of its measurements.
+        UntrustedError: the run's `chosen` names none of its measurements, or the explanation is damaged.
     """
     try:
-        import jinja2
         from plotly.offline import get_plotlyjs, get_plotlyjs_version
     except ImportError as problem:
-        raise UnavailableError(
-            "the HTML report needs plotly and Jinja2",
-            code="E40",
-            why=str(problem),
-            fix='pip install "edgewise[host]"',
-        ) from problem
+        raise _missing(problem) from problem
+    plotly = get_plotlyjs()
+    page = _render(
+        "template.html",
+        {**_context(result), "explained": section_of(explained) if explained else None},
+        data=_script_json(_cleaned(plot_data(result, history))),
+        script=(_HERE / "report.js").read_text(encoding="utf-8"),
+        plotly=plotly,
+        plotly_version=get_plotlyjs_version(),
+        plotly_size=show_scaled(len(plotly.encode()), "B"),
+    )
+    write_file(path, page)
+
+
+def write_explanation_page(folder: Path) -> None:
+    """Write ``explain.html`` into a folder that `edgewise.train.explain` filled: the report's section as a page alone.
+
+    Raises:
+        UnavailableError: Jinja2 is missing, or the file cannot be written.
+        UntrustedError: the explanation is damaged.
+    """
+    write_file(folder / "explain.html", _render("explained_page.html", {"explained": section_of(folder)}))
+
+
+def _render(template: str, context: Mapping[str, Any], **trusted: str) -> str:
+    """A page; `context` may come from anywhere, `trusted` is markup, scripts and the like of our own."""
+    try:
+        import jinja2
+    except ImportError as problem:
+        raise _missing(problem) from problem
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -56,17 +84,14 @@ def write_html(result: RunResult, path: Path, *, history: Sequence[Mapping[str, 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    plotly = get_plotlyjs()
-    page = environment.get_template("template.html").render(
-        **_cleaned(_context(result)),
-        data=_script_json(_cleaned(plot_data(result, history))),
-        css=(_HERE / "report.css").read_text(encoding="utf-8"),
-        script=(_HERE / "report.js").read_text(encoding="utf-8"),
-        plotly=plotly,
-        plotly_version=get_plotlyjs_version(),
-        plotly_size=show_scaled(len(plotly.encode()), "B"),
+    css = (_HERE / "report.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(**_cleaned(context), css=css, **trusted)
+
+
+def _missing(problem: ImportError) -> UnavailableError:
+    return UnavailableError(
+        "the HTML report needs plotly and Jinja2", code="E40", why=str(problem), fix='pip install "edgewise[host]"'
     )
-    write_file(path, page)
 
 
 def _cleaned(value: Any) -> Any:
@@ -98,6 +123,7 @@ def _context(result: RunResult) -> dict[str, Any]:
         "headline": sentence,
         "goal": goal_words(result.goal),
         "stamp": relative_only(result),
+        "leakage": leakage_lines(result),
         "tiles": tiles_of(rows),
         "warnings": result.warnings,
         "failures": [dataclasses.asdict(failure) for failure in result.failures],
@@ -108,6 +134,7 @@ def _context(result: RunResult) -> dict[str, Any]:
         "rows": rows,
         "candidates": _candidates(result),
         "parities": [_parity(row) for row in rows],
+        "calibrations": calibrations_of(rows),
         "method": method_line(result),
         "command": result.command,
         "facts": [

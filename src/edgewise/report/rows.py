@@ -16,7 +16,7 @@ from typing import Any
 from edgewise.errors import UntrustedError
 from edgewise.judge import base_of, pace, paired_ratio, shortfall
 from edgewise.report.words import clean
-from edgewise.results import Estimate, Measurement, RunResult
+from edgewise.results import Estimate, Measurement, Reliability, RunResult
 
 Row = dict[str, Any]
 
@@ -165,6 +165,7 @@ def _row(result: RunResult, label: str, one: Measurement, lead: Measurement | No
         "pareto": False,
         "meets_goal": meets_goal(result, one),
         **_quality(one),
+        **_confidence(one),
         **_cost(one),
         **_latency(one),
         "parity_n": one.parity.n,
@@ -181,7 +182,7 @@ def _row(result: RunResult, label: str, one: Measurement, lead: Measurement | No
 
 
 def _quality(one: Measurement) -> Row:
-    difference = one.difference
+    difference, clean = one.difference, one.test_clean
     return {
         "test_images": one.test.n,
         **_ends("accuracy", one.test.accuracy),
@@ -189,10 +190,33 @@ def _quality(one: Measurement) -> Row:
         "difference_reference": difference.reference if difference else None,
         **_ends("difference_accuracy", difference.accuracy if difference else None),
         **_ends("difference_macro_f1", difference.macro_f1 if difference else None),
+        "clean_images": clean.n if clean else None,
+        **_ends("clean_accuracy", clean.accuracy if clean else None),
+        **_ends("clean_macro_f1", clean.macro_f1 if clean else None),
         "validation_images": one.validation.n,
         "validation_accuracy": one.validation.accuracy.value,
         "validation_macro_f1": one.validation.macro_f1.value,
     }
+
+
+def _confidence(one: Measurement) -> Row:
+    found = one.calibration
+    return {
+        "ece": found.before.ece if found else None,
+        "ece_chance": found.before.ece_chance if found else None,
+        "ece_adaptive": found.before.ece_adaptive if found else None,
+        "nll": found.before.nll if found else None,
+        **_ends("confidence_gap", found.before.gap if found else None),
+        "confidence_verdict": confidence_verdict(found.before) if found else None,
+        "temperature": found.temperature if found else None,
+        "ece_scaled": found.after.ece if found else None,
+        "nll_scaled": found.after.nll if found else None,
+    }
+
+
+def confidence_verdict(one: Reliability) -> str:
+    """``over`` or ``under`` where the interval of mean confidence minus accuracy lies on that side, else ``fits``."""
+    return "over" if one.gap.low > 0 else "under" if one.gap.high < 0 else "fits"
 
 
 def _cost(one: Measurement) -> Row:

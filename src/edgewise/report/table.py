@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgewise.report.leakage import leakage_lines
 from edgewise.report.method import invalid_words, method_line, relative_only
 from edgewise.report.rows import Row, incomparable, rows_of, run_labels
 from edgewise.report.words import clean, show_ms, show_ratio, show_scaled, show_share
@@ -82,6 +83,9 @@ def print_table(results: Sequence[RunResult], console: Console) -> None:
         UntrustedError: a run's `chosen` names none of its measurements.
     """
     rows = rows_of(results)
+    for result, label in zip(results, run_labels(results), strict=True):
+        for line in leakage_lines(result):
+            _print(console, f"{clean(label)}: {line}" if len(results) > 1 else line, "bold yellow")
     if rows:
         dropped = _print_rows(rows, results, console)
         _print_legend(rows, dropped, console)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from edgewise.bundle import InputSpec
 from edgewise.data import Split
 from edgewise.data.pages import release_pages
+from edgewise.data.sampling import epoch_rows
 from edgewise.train.losses import Batch
 
 Augmentation = Callable[
@@ -49,15 +51,15 @@ class Feed:
     """The training batches of one process.
 
     split: the training images. pixels: how they reach the device. size: images per step, over all processes.
-    seed: of order and augmentation. order: (labels, generator) -> rows of an epoch. augment: None leaves images as they
-    are. rank, processes: which of how many processes this is; each takes its share of every batch.
+    seed: of order and augmentation. sampling: what an epoch is made of, see `edgewise.data.sampling`. augment: None
+    leaves images as they are. rank, processes: which of how many processes this is; each takes its share of a batch.
     """
 
     split: Split
     pixels: Pixels
     size: int
     seed: int
-    order: Callable[[NDArray[np.int64], np.random.Generator], NDArray[np.int64]]
+    sampling: Literal["natural", "balanced"] = "natural"
     augment: Augmentation | None = None
     rank: int = 0
     processes: int = 1
@@ -73,7 +75,7 @@ class Feed:
         Torch's generators are seeded for each step before its batch is handed out, so that dropout depends on the step
         alone. The caller has forked them.
         """
-        order = self.order(self.split.labels, np.random.default_rng([self.seed, epoch]))
+        order = epoch_rows(self.split.labels, self.sampling, np.random.default_rng([self.seed, epoch]))
         read = 0
         for step in range(skip, self.steps):
             rows = self._share(order[step * self.size : (step + 1) * self.size], order)
@@ -100,8 +102,3 @@ class Feed:
         return Batch(
             self.pixels(images), torch.from_numpy(labels).to(device), torch.from_numpy(rows).to(device), targets
         )
-
-
-def shuffled(labels: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-    """Every image once, in any order."""
-    return random.permutation(len(labels))

@@ -68,8 +68,8 @@ def assign_folds(labels: Indices, units: Indices, folds: int, seed: int) -> Indi
 def cut_folds(dataset: Dataset, folds: int, seed: int) -> Iterator[Dataset]:
     """The data set of each fold: a share of train and validation images to validate, the others to learn from.
 
-    Copies (equal sha256) and groups stay in one fold; `test` stays as it is. The images of a fold are copied into
-    memory when it is its turn.
+    Copies (exact ones, and near ones where they were looked for) and groups stay in one fold; `test` stays as it is.
+    The images of a fold are copied into memory when it is its turn.
 
     Raises:
         ConfigError: C50, a class has too few images for so many folds; copies and groups count once. Raised before the
@@ -77,9 +77,9 @@ def cut_folds(dataset: Dataset, folds: int, seed: int) -> Iterator[Dataset]:
     """
     train, val = dataset.train, dataset.val
     labels = np.concatenate([train.labels, val.labels])
-    hashes = [value or None for part in (train, val) for value in part.sha256 or ("",) * len(part)]
+    copies = [value or None for part in (train, val) for value in part.copies or part.sha256 or ("",) * len(part)]
     groups = [value or None for part in (train, val) for value in part.groups or ("",) * len(part)]
-    units = unite(hashes, groups)
+    units = unite(copies, groups)
     for label, name in enumerate(dataset.classes):
         count = len(np.unique(units[labels == label]))
         if count < folds:
@@ -120,6 +120,7 @@ def _taken(train: Split, val: Split, wanted: NDArray[np.bool_]) -> Split:
         labels=np.concatenate([train.labels[wanted[:cut]], val.labels[wanted[cut:]]]),
         names=pick(train.names, val.names),
         sha256=pick(train.sha256, val.sha256),
+        copies=pick(train.copies, val.copies),
         groups=pick(train.groups, val.groups),
         paths=pick(train.paths, val.paths),
     )

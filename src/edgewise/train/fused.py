@@ -115,15 +115,27 @@ class _Fused(torch.autograd.Function):
         count = x.numel() // x.shape[1]
         slope = -scale * inverse * grad_weight / count
         level = -scale * grad_bias / count - slope * mean
-        n, channels, height, width = x.shape
-        dense = torch.addcmul(level, x.permute(0, 2, 3, 1).reshape(-1, channels), slope)
-        at = index.permute(0, 2, 3, 1).reshape(n, -1, channels)
-        at = (at + torch.arange(0, n * height * width, height * width).view(-1, 1, 1)) * channels
-        at += torch.arange(channels)
-        peaks = (grad * _wide(scale)).permute(0, 2, 3, 1)
-        dense.view(-1).index_add_(0, at.reshape(-1), peaks.reshape(-1))
-        grad_input = dense.view(n, height, width, channels).permute(0, 3, 1, 2)
+        grad_input = _spread(x, slope, level, index, grad * _wide(scale))
         return grad_input, grad_weight, grad_bias, None, None, None, None
+
+
+def _spread(
+    x: torch.Tensor, slope: torch.Tensor, level: torch.Tensor, index: torch.Tensor, peaks: torch.Tensor
+) -> torch.Tensor:
+    """``slope * x + level`` of each channel, with `peaks` added where `index` says; image by image, so that what is
+    worked on stays in the cache. `index` counts positions within a channel, as max pooling gives it."""
+    images, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(images, height, width * channels)
+    at = index.permute(0, 2, 3, 1).reshape(images, -1, channels)
+    values = peaks.permute(0, 2, 3, 1).reshape(images, -1)
+    channel = torch.arange(channels)
+    slopes, levels = slope.repeat(width), level.repeat(width)  # long rows, so that the loops below are long
+    spread = torch.empty_like(rows)
+    for image in range(images):
+        torch.addcmul(levels, rows[image], slopes, out=spread[image])
+        where = (at[image] * channels).add_(channel).reshape(-1)
+        spread[image].view(-1).index_add_(0, where, values[image])
+    return spread.view(images, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _wide(vector: torch.Tensor) -> torch.Tensor:

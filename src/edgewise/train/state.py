@@ -68,13 +68,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.load_state_dict({"state": stored, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def images_hash(train: Split) -> str:
+    """Of the training images and their labels: sha256, hexadecimal."""
+    return hashlib.sha256(repr((train.names, train.sha256, train.labels.tolist())).encode()).hexdigest()
+
+
 @torch.no_grad()
-def fingerprint(model: Model, train: Split, options: TrainOptions, facts: list[Any]) -> str:
+def fingerprint(model: Model, options: TrainOptions, facts: list[Any]) -> str:
     """Of all that the weights of a step depend on, besides the machine: sha256, hexadecimal.
 
     Args:
         model: where the training starts.
-        train: its images.
         options: those in `HARMLESS` do not count, lr and batch size are given among the facts as they are used.
         facts: whatever else counts, as plain JSON data.
     """
@@ -82,7 +86,6 @@ def fingerprint(model: Model, train: Split, options: TrainOptions, facts: list[A
     for name, value in model.module.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    digest.update(repr((train.names, train.sha256, train.labels.tolist())).encode())
     settings = options.model_dump(mode="json", exclude={*HARMLESS, "batch_size", "lr"})
     known = [model.architecture, model.structure, dataclasses.asdict(model.input), model.labels, settings, facts]
     digest.update(json.dumps(known).encode())

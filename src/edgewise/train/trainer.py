@@ -18,15 +18,16 @@ from edgewise.data import Dataset
 from edgewise.errors import ConfigError, TrainingError
 from edgewise.interrupt import Interrupted
 from edgewise.models import Model
+from edgewise.models.parts import freeze, head_names, keep_frozen
 from edgewise.progress import Advance, Progress
 from edgewise.recipe import TrainOptions
 from edgewise.train.checkpoint import load_newest, load_weights, remove_checkpoints, save_checkpoint
 from edgewise.train.evaluate import validate
-from edgewise.train.feed import Augmentation, Feed, Pixels, shuffled
+from edgewise.train.feed import Augmentation, Feed, Pixels
 from edgewise.train.fused import fuse_for_training
-from edgewise.train.losses import Batch, Loss, cross_entropy
+from edgewise.train.losses import Batch, Loss, make_loss
 from edgewise.train.optim import MovingAverage, make_optimizer, make_schedule
-from edgewise.train.state import State, fingerprint, load_optimizer, optimizer_tensors
+from edgewise.train.state import State, fingerprint, images_hash, load_optimizer, optimizer_tensors
 from edgewise.train.threads import faster_threads
 from edgewise.train.world import World, explained
 
@@ -53,8 +54,9 @@ class Setup:
     """How to train, besides the model and the images.
 
     options: see `edgewise.recipe.TrainOptions`. seed: of batch order, augmentation and dropout. checkpoints: folder for
-    `best.safetensors` and `last.safetensors`. epochs, lr: instead of those of the options. loss: the criterion.
-    augment: what happens to the images of a batch. resume: go on from the checkpoints where they are of this training.
+    `best.safetensors` and `last.safetensors`. epochs, lr, loss: instead of those of the options.
+    augment: what happens to the images of a batch. resume: go on from the checkpoints where they are of this training;
+    accept_images: also when they were made with other images.
     """
 
     options: TrainOptions
@@ -62,9 +64,10 @@ class Setup:
     checkpoints: Path
     epochs: int | None = None
     lr: float | None = None
-    loss: Loss = cross_entropy
+    loss: Loss | None = None
     augment: Augmentation | None = None
     resume: bool = False
+    accept_images: bool = False
 
 
 class _NotFiniteError(Exception):
@@ -85,22 +88,28 @@ class Trainer:
         self.model, self.dataset, self.device = model, dataset, device
         self.epochs = self.options.epochs if setup.epochs is None else setup.epochs
         self.module = copy.deepcopy(model.module).to(device).to(memory_format=torch.channels_last)
-        if device.type == "cpu":
+        amp = _amp(self.options.amp, device)
+        if device.type == "cpu" and amp == "off":
             fuse_for_training(self.module)
+        if self.options.freeze != "none":
+            freeze(self.module, self.options.freeze)
         self.pixels = Pixels(model.input, device)
         size = AUTO_BATCH if self.options.batch_size == "auto" else self.options.batch_size
-        self.feed = Feed(dataset.train, self.pixels, size, setup.seed, shuffled, setup.augment, world.rank, world.size)
+        self.feed = Feed(
+            dataset.train, self.pixels, size, setup.seed, self.options.sampling, setup.augment, world.rank, world.size
+        )
+        self.loss = setup.loss or make_loss(self.options.loss, dataset.train.labels, len(dataset.classes))
         peak = self.options.lr if setup.lr is None else setup.lr
-        self.optimizer = make_optimizer(self.module, self.options, peak)
+        head = () if self.options.backbone_lr is None else head_names(self.module)
+        self.optimizer = make_optimizer(self.module, self.options, peak, head)
         self.schedule = make_schedule(self.options, self.epochs, self.feed.steps)
         self.ema = MovingAverage(self.module, self.options.ema) if self.options.ema else None
         self.training = world.wrap(self.module)
-        self.state = State(threads=0, amp=_amp(self.options.amp, device), chunk=size)
+        self.state = State(threads=0, amp=amp, chunk=size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.state.amp == "fp16")
         self.last, self.best_path = (setup.checkpoints / f"{name}.safetensors" for name in ("last", "best"))
-        self.fingerprint = fingerprint(
-            model, dataset.train, self.options, [setup.seed, peak, size, type(setup.loss).__name__]
-        )
+        self.fingerprint = fingerprint(model, self.options, [setup.seed, peak, size, type(self.loss).__name__])
+        self.images = images_hash(dataset.train)
         self.saved_at = time.monotonic()
 
     @property
@@ -143,13 +152,7 @@ class Trainer:
         if note:
             self.progress.say(f"warning: {note}")
         if facts["fingerprint"] != self.fingerprint:
-            raise ConfigError(
-                "the checkpoint belongs to another training",
-                code="C24",
-                where={"file": self.last},
-                why="data, first weights, seed or options are not those it was made with",
-                fix="resume with the recipe of the run, or begin a new run",
-            )
+            raise self._foreign("first weights, seed or options are not those it was made with")
         rooms: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
         for name, value in tensors.items():
             room, _, rest = name.partition("/")
@@ -158,27 +161,42 @@ class Trainer:
         if self.ema:
             load_weights(self.ema.module, rooms["ema"], self.last)
         load_optimizer(self.optimizer, rooms["optimizer"])
+        same_images = facts["images"] == self.images
+        if not same_images and not self.setup.accept_images:
+            raise self._foreign("it was made with other images")
         facts["state"]["best"] = tuple(facts["state"]["best"])
         self.state = State(**facts["state"])
+        if not same_images:  # the epoch in work begins again
+            self.state.step, self.state.seen, self.state.loss_sum = 0, 0, 0.0
         if self.ema:
             self.ema.updates = self.state.ema_updates
-        if hasattr(self.setup.loss, "restore"):
-            self.setup.loss.restore(self.state.loss)
+        if hasattr(self.loss, "restore"):
+            self.loss.restore(self.state.loss)
         return True
+
+    def _foreign(self, why: str) -> ConfigError:
+        return ConfigError(
+            "the checkpoint belongs to another training",
+            code="C24",
+            where={"file": self.last},
+            why=why,
+            fix="resume with the recipe and the images of the run, or begin a new run",
+        )
 
     def save(self) -> None:
         """Write `last.safetensors`."""
         self.saved_at = time.monotonic()
         if self.ema:
             self.state.ema_updates = self.ema.updates
-        self.state.loss = self.setup.loss.state() if hasattr(self.setup.loss, "state") else {}
+        self.state.loss = self.loss.state() if hasattr(self.loss, "state") else {}
         if self.world.main:
             tensors = {f"model/{name}": value for name, value in self.module.state_dict().items()}
             if self.ema:
                 tensors |= {f"ema/{name}": value for name, value in self.ema.module.state_dict().items()}
             tensors |= {f"optimizer/{name}": value for name, value in optimizer_tensors(self.optimizer)}
             state = dataclasses.asdict(self.state)
-            save_checkpoint(self.last, tensors, {"fingerprint": self.fingerprint, "state": state})
+            facts = {"fingerprint": self.fingerprint, "images": self.images}
+            save_checkpoint(self.last, tensors, facts | {"state": state})
         self.world.wait()
 
     def best(self) -> Fitted:
@@ -243,6 +261,8 @@ class Trainer:
         """The steps of the epoch that are left; the last learning rate of the classifier."""
         state, rate = self.state, 0.0
         self.training.train()
+        if self.options.freeze != "none":
+            keep_frozen(self.module)
         for batch in self.feed.batches(state.epoch, state.step):
             factor = self.schedule(self.steps_done) * state.lr_scale
             for group in self.optimizer.param_groups:
@@ -288,7 +308,7 @@ class Trainer:
         amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.state.amp)
         with torch.autocast(self.device.type, dtype=amp, enabled=amp is not None):
             scores = self.training(batch.images)
-        loss = self.setup.loss(scores.float(), batch) * share
+        loss = self.loss(scores.float(), batch) * share
         value = loss.item()
         if math.isfinite(value) or self.world.size > 1:  # the others wait for these gradients
             torch.autograd.backward(self.scaler.scale(loss))
@@ -384,7 +404,7 @@ class Trainer:
         if self.world.main:
             record |= validate(self._kept(), self.pixels, self.dataset.val, len(self.dataset.classes))
         record = self.world.same(record)
-        return record | _parts(self.setup.loss)
+        return record | _parts(self.loss)
 
 
 def _score(record: dict[str, Any], metric: str) -> float:
