@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RING = ["errors", "results", "judge", "bundle", "recipe", "plan", "runs", "progress", "device", "measure", "report"]
+RING = [
+    "ranks",
+    "errors",
+    "results",
+    "judge",
+    "bundle",
+    "recipe",
+    "plan",
+    "runs",
+    "progress",
+    "device",
+    "measure",
+    "report",
+]
 HOST_ONLY = ("torch", "torchvision", "timm", "torch_pruning", "sklearn", "onnx", "safetensors")
 
 BLOCKER = f"""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from edgewise import ranks
 from edgewise.errors import ConfigError, EdgewiseError, GateError
 from edgewise.interrupt import Interrupted, listen
 
@@ -31,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_TOLD_BY_PROCESS_0 = {"E70", "T01"}
+"""Errors that all processes meet together, besides those of configuration."""
 
 data = typer.Typer(help="Know the images before training on them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
@@ -65,6 +69,7 @@ Weights = Annotated[
 Size = Annotated[int | None, typer.Option(help="Side of the square the model sees, in pixels.")]
 Epochs = Annotated[int | None, typer.Option(help="Training epochs.")]
 Download = Annotated[bool, typer.Option("--download", help="Allow a built-in set to be fetched from the network.")]
+Folds = Annotated[int | None, typer.Option(help="Cross-validate on so many folds, 2 to 20.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything that draws.")]
 
 
@@ -144,6 +149,7 @@ def run(
 @app.command()
 def train(
     data: Source = None,
+    folds: Folds = None,
     model: ModelName = None,
     weights: Weights = None,
     size: Size = None,
@@ -171,6 +177,7 @@ def train(
         "train.epochs": epochs,
         "train.batch_size": _number(batch_size),
         "train.patience": patience,
+        "train.folds": folds,
         "augment.version": augment,
         "seed": seed,
         "data.download": download or None,
@@ -186,8 +193,15 @@ def train(
         return
     opening = _opening(force, resume, accept_data_change)
     summary = pipeline.train_model(chosen, folder, opening=opening, progress=_progress(quiet or json_))
+    if ranks.rank():
+        return
+    folder = Path(summary["run"])
     if json_:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
+        return
+    if "folds" in summary:
+        _show_folds(summary)
+        _next(json_, f"models: {folder / 'model'}", f"next:  edgewise run --data {chosen.data.source}")
         return
     for split in ("validation", "test"):
         accuracy, f1 = summary[split]["accuracy"], summary[split]["macro_f1"]
@@ -380,7 +394,8 @@ def main() -> NoReturn:
         code = _report(problem, as_json)
     except Interrupted as stopped:
         how = f"go on with: edgewise {words[0]} --resume {shlex.quote(str(stopped.saved))}" if stopped.saved else ""
-        print("interrupted" + (f"; the state is saved, {how}" if how else ""), file=sys.stderr)
+        if not ranks.rank():
+            print("interrupted" + (f"; the state is saved, {how}" if how else ""), file=sys.stderr)
         code = stopped.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -410,6 +425,10 @@ def _unexpected(problem: Exception) -> EdgewiseError:
 
 
 def _report(problem: EdgewiseError, as_json: bool) -> int:
+    if ranks.rank():
+        if problem.exit_code != ConfigError.exit_code and problem.code not in _TOLD_BY_PROCESS_0:
+            print(f"process {ranks.rank()}: {problem}", file=sys.stderr)
+        return problem.exit_code
     if as_json:
         print(json.dumps(problem.as_dict(), indent=1, ensure_ascii=False))
     else:
@@ -501,6 +520,19 @@ def _show_results(results: list[Any], as_json: bool) -> None:
     from rich.console import Console
 
     print_table(results, Console())
+
+
+def _show_folds(summary: dict[str, Any]) -> None:
+    """A line per fold, then mean, standard deviation and 95 % interval."""
+    keys = [(split, key) for split in ("validation", "test") for key in ("macro_f1", "accuracy")]
+    titles = [f"{split} {'macro F1' if key == 'macro_f1' else key}" for split, key in keys]
+    print("fold".ljust(8) + "".join(title.rjust(22) for title in titles))
+    for number, fold in enumerate(summary["folds"], 1):
+        cells = (f"{fold[split][key]['value']:.2%}" for split, key in keys)
+        print(str(number).ljust(8) + "".join(cell.rjust(22) for cell in cells))
+    spreads = [summary[split][key] for split, key in keys]
+    print("mean ±sd" + "".join(f"{found['mean']:.2%} ±{found['sd']:.2%}".rjust(22) for found in spreads))
+    print("95 %".ljust(8) + "".join(f"[{found['low']:.2%}, {found['high']:.2%}]".rjust(22) for found in spreads))
 
 
 def _interval(estimate: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from edgewise import ranks
+
 RESUMABLE = 75
 """Exit code after a hang-up: EX_TEMPFAIL, worth trying again."""
 
@@ -63,6 +65,7 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
     global _noted
     if _deferring and _noted is None:
         _noted = number
-        print("stopping after this step; once more stops at once", file=sys.stderr, flush=True)
+        if not ranks.rank():
+            print("stopping after this step; once more stops at once", file=sys.stderr, flush=True)
     else:
         raise Interrupted(number)

@@ -41,8 +41,10 @@ from edgewise.report.explanation import RECORD, Explanation
 from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, RunResult, to_json
 from edgewise.train import Setup, World, fit, logits
 from edgewise.train.explain import explain
+from edgewise.train.folds import cut_folds, spread
 from edgewise.train.losses import Loss
 from edgewise.train.state import HARMLESS
+from edgewise.train.trackers import Mirror, check_trackers, mirrored
 
 Role = Literal["base", "variant", "control"]
 BASE = "base"
@@ -86,6 +88,7 @@ class Job:
     dataset: Dataset
     progress: Progress
     world: World
+    mirror: Mirror
     accept_changes: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
@@ -137,7 +140,14 @@ def run(recipe: Recipe, out: Path, *, opening: Opening = Opening(), progress: Pr
             "several processes train one model, and do not compress and export it",
             code="C26",
             where={"processes": world.size},
-            fix="`accelerate launch -m edgewise train ...`, then `edgewise run --weights RUN ...` in one process",
+            fix="`torchrun -m edgewise train ...`, then `edgewise run --weights RUN ...` in one process",
+        )
+    if recipe.train.folds:
+        raise ConfigError(
+            "folds judge a recipe and leave no one model to compress",
+            code="C52",
+            where={"key": "train.folds"},
+            fix="`edgewise train ... --folds K`, then `edgewise run` without them",
         )
     with open_job(recipe, out, opening, progress, world) as job:
         with job.stage("train"):
@@ -168,39 +178,35 @@ def train_model(
 ) -> dict[str, Any]:
     """Train the base model of a recipe and measure it in torch; writes no bundle.
 
-    Under `accelerate launch` (or torchrun) all processes train it together, and the first one writes.
+    With `train.folds` a net is trained for each fold instead. Under torchrun or `accelerate launch` all processes train
+    together, and the first one writes.
 
     Returns:
         name, run, architecture, params_total, epochs, seconds, warnings; validation and test `Quality` and
         `Calibration` as plain data; validation_clean and test_clean, the same without copies of training images, None
-        where there are none.
+        where there are none. With folds: `Quality` of each in `folds`, and a `Spread` over them for each figure in
+        `validation` and `test`.
     """
-    with open_job(recipe, out, opening, progress, World()) as job:
+    world = World()
+    world.join(recipe.train.device)
+    out = Path(world.same(str(out)))
+    with open_job(recipe, out, opening, progress, world) as job:
         with job.stage("train"):
-            base = train_base(job)
-        explain_base(job)
-        data = job.dataset
-        val, test = (logits(base.model, split.images) for split in (data.val, data.test))
-        figures: dict[str, Any] = {
-            "calibration": calibrate(val, data.val.labels, test, data.test.labels, seed=recipe.seed)
-        }
-        for name, split, scores in (("validation", data.val, val), ("test", data.test, test)):
-            called = scores.argmax(1)
-            figures[name] = quality(called, split.labels, data.classes, seed=recipe.seed)
-            clean = quality_of_part(called, split.labels, data.classes, split.clean, seed=recipe.seed)
-            figures[f"{name}_clean"] = clean
+            built, figures = train_folds(job) if recipe.train.folds else (train_base(job), {})
+        figures = figures or _base_figures(job, built.model)
         summary = {
             "name": recipe.name,
             "run": str(out),
-            "architecture": base.model.architecture,
-            "params_total": cost(base.model.module, base.model.input).params_total,
+            "architecture": built.model.architecture,
+            "params_total": cost(built.model.module, built.model.input).params_total,
             "epochs": len(job.history),
             "seconds": job.seconds,
             "warnings": job.warnings,
-            **{name: figure and dataclasses.asdict(figure) for name, figure in figures.items()},
+            **figures,
         }
         if job.run.writes:
             runs.write_json(out / "training.json", summary)
+            job.mirror.figures({split: summary[split] for split in ("validation", "test")})
     return summary
 
 
@@ -215,22 +221,27 @@ def open_job(recipe: Recipe, out: Path, opening: Opening, progress: Progress | N
     """Check the names, make or open the run folder, read the data."""
     spec = resolve_input(recipe)
     _load_weights(recipe, create_model(recipe.model, labels=("a", "b"), input=spec))
-    if opening.resume:
-        check_resumable(recipe, out)
-    with _folder(recipe, out, opening, world) as folder:
-        progress = progress or Silent()
-        started = time.perf_counter()
-        splits = out / "splits.csv"
-        saved = splits if opening.resume and splits.exists() else None
-        dataset = _load(recipe, spec, progress, saved, opening.accept_changes)
+    progress = progress if progress and world.main else Silent()
+    with contextlib.ExitStack() as stack:
+        with world.first():  # so that images are decoded once, and all others find them in the cache
+            if world.main:
+                check_trackers(recipe.train.trackers)
+            if opening.resume:
+                check_resumable(recipe, out)
+            folder = stack.enter_context(_folder(recipe, out, opening, world))
+            started = time.perf_counter()
+            splits = out / "splits.csv"
+            saved = splits if opening.resume and splits.exists() else None
+            dataset = _load(recipe, spec, progress, saved, opening.accept_changes)
         if folder.writes:
             runs.write_text(out / "recipe.yaml", dump_recipe(recipe))
             dataset.write_splits(splits)
             if dataset.bad:
                 dataset.write_bad_files(out / "bad_files.csv")
-        job = Job(
-            recipe, folder, dataset, progress, world, opening.accept_changes, warnings=list(dataset.summary["warnings"])
-        )
+        names = recipe.train.trackers if folder.writes else ()
+        mirror = stack.enter_context(mirrored(names, out, recipe.name, recipe.model_dump(mode="json"), progress.say))
+        warnings = list(dataset.summary["warnings"])
+        job = Job(recipe, folder, dataset, progress, world, mirror, opening.accept_changes, warnings=warnings)
         job.seconds["data"] = round(time.perf_counter() - started, 2)
         for warning in job.warnings:
             progress.say(f"warning: {warning}")
@@ -337,8 +348,8 @@ def plan_name(plan: str) -> str:
     return "-".join([*words, word] if word else words)[:64].strip("-.") or "plan"
 
 
-def train_base(job: Job) -> Built:
-    """Train the base model and keep it."""
+def train_base(job: Job, name: str = BASE) -> Built:
+    """Train the base model and keep it under a name."""
     recipe = job.recipe
     model = create_model(
         recipe.model,
@@ -351,8 +362,41 @@ def train_base(job: Job) -> Built:
     if loaded:
         job.progress.say(f"weights: {loaded}")
         job.run.update(weights={"source": recipe.weights, **loaded.as_dict()})
-    trained = _fit(job, BASE, model, recipe.train.epochs, recipe.train.lr)
-    return _keep(job, Built(BASE, "base", "", trained))
+    trained = _fit(job, name, model, recipe.train.epochs, recipe.train.lr)
+    return _keep(job, Built(name, "base", "", trained))
+
+
+def train_folds(job: Job) -> tuple[Built, dict[str, Any]]:
+    """Train and keep a net for each fold of the training and validation images; the last one, and the figures."""
+    recipe, folds = job.recipe, []
+    for number, dataset in enumerate(cut_folds(job.dataset, recipe.train.folds or 0, recipe.seed), 1):
+        built = train_base(dataclasses.replace(job, dataset=dataset), f"fold-{number}")
+        fold = {}
+        for name, split in (("validation", dataset.val), ("test", dataset.test)):
+            called = logits(built.model, split.images).argmax(1)
+            fold[name] = dataclasses.asdict(quality(called, split.labels, dataset.classes, seed=recipe.seed))
+        folds.append(fold)
+    spreads = {
+        split: {
+            key: dataclasses.asdict(spread([fold[split][key]["value"] for fold in folds]))
+            for key in ("accuracy", "macro_f1")
+        }
+        for split in ("validation", "test")
+    }
+    return built, {"folds": folds, **spreads}
+
+
+def _base_figures(job: Job, model: Model) -> dict[str, Any]:
+    """Explain the base model, and judge it."""
+    explain_base(job)
+    data, seed = job.dataset, job.recipe.seed
+    val, test = (logits(model, split.images) for split in (data.val, data.test))
+    figures: dict[str, Any] = {"calibration": calibrate(val, data.val.labels, test, data.test.labels, seed=seed)}
+    for name, split, scores in (("validation", data.val, val), ("test", data.test, test)):
+        called = scores.argmax(1)
+        figures[name] = quality(called, split.labels, data.classes, seed=seed)
+        figures[f"{name}_clean"] = quality_of_part(called, split.labels, data.classes, split.clean, seed=seed)
+    return {name: figure and dataclasses.asdict(figure) for name, figure in figures.items()}
 
 
 def explain_base(job: Job) -> None:
@@ -537,6 +581,10 @@ def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) 
     explained = job.run.explain_dir / BASE
     shown = explained if job.recipe.explain and (explained / RECORD).exists() else None
     write_html(result, out / "report.html", history=job.history, explained=shown)
+    figures = {row.name: {"validation": row.validation, "test": row.test} for row in measurements}
+    job.mirror.figures(
+        {name: {split: dataclasses.asdict(found) for split, found in both.items()} for name, both in figures.items()}
+    )
     return result
 
 
@@ -570,6 +618,7 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss |
 
     def on_epoch(record: dict[str, Any]) -> None:
         job.history.append({"variant": name, **record})
+        job.mirror.record(name, record)
         job.run.log_metrics(job.history[-1])
 
     job.trainings[name] += 1

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Protocol, TextIO
 
+from edgewise import ranks
+
 
 class Advance(Protocol):
     """Reports `steps` more done; `note` is shown beside the bar."""
@@ -102,7 +104,7 @@ class Terminal:
 
 def for_terminal(*, quiet: bool = False) -> Progress:
     """The right one for standard error."""
-    if quiet:
+    if quiet or ranks.rank():
         return Silent()
     return Terminal() if sys.stderr.isatty() else Lines()
 

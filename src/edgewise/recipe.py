@@ -300,6 +300,8 @@ class TrainOptions(Strict):
     """Where to train; auto takes CUDA when it works."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads for training; default: the faster of 1 and all, timed on the first steps."""
+    folds: Annotated[int, Field(ge=2, le=20)] | None = None
+    """`edgewise train` only: cross-validate on so many folds of the training and validation images."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Mirrors of metrics.jsonl, all offline: tensorboard/, mlflow/ and wandb/ in the run folder."""
     sampling: Literal["natural", "balanced"] = "natural"

@@ -56,6 +56,7 @@ class Split:
         groups: (N,), of the manifest, "" where there is none.
         paths: (N,), the source files; empty for built-in sets.
         clean: bool (N,), False for images of val and test that are copies of training images; None where all are clean.
+        copies: (N,), equal for images that are copies of each other, exact or near; empty with `data.duplicates: off`.
     """
 
     images: NDArray[np.uint8]
@@ -65,6 +66,7 @@ class Split:
     groups: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
     clean: NDArray[np.bool_] | None = None
+    copies: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -200,6 +202,9 @@ def _cut(listing: Listing, pixels: NDArray[np.uint8]) -> list[Split]:
                 groups=tuple(item.group for item in items),
                 paths=tuple(item.path for item in items if item.path is not None),
                 clean=None if clean.all() else clean,
+                copies=()
+                if listing.copies.mode == "off"
+                else tuple(str(listing.copies.unit(item.sha256)) for item in items),
             )
         )
         start += len(items)

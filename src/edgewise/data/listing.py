@@ -40,8 +40,8 @@ class Listing:
 
     `classes` is the class map: sorted names of the classes of the training images. `bad` names what is left out:
     files that cannot be used, and images that stand in several classes. `unused` are images that a limit left out.
-    `changes` is what differs from a saved split. `summary` holds flat facts for the report, see
-    `edgewise.data.Dataset`.
+    `changes` is what differs from a saved split, `copies` what was found alike. `summary` holds flat facts
+    for the report, see `edgewise.data.Dataset`.
     """
 
     items: tuple[Item, ...]
@@ -50,6 +50,7 @@ class Listing:
     summary: dict[str, Any] = field(default_factory=dict)
     unused: tuple[Item, ...] = ()
     changes: Changes = field(default_factory=Changes)
+    copies: Copies = field(default_factory=lambda: Copies("off"))
 
 
 def make_listing(
@@ -117,7 +118,7 @@ def make_listing(
         "data_hash": _data_hash(ordered),
         "warnings": warnings,
     }
-    return Listing(ordered, classes, (*bad, *excluded(torn)), summary, tuple(unused), found)
+    return Listing(ordered, classes, (*bad, *excluded(torn)), summary, tuple(unused), found, copies)
 
 
 def _items(scan: Scan, readings: Sequence[Reading]) -> Iterator[Item]:

@@ -13,7 +13,7 @@ import torch
 
 from edgewise.data import Dataset
 from edgewise.errors import UnavailableError
-from edgewise.interrupt import deferred
+from edgewise.interrupt import Interrupted, deferred
 from edgewise.models import Model
 from edgewise.progress import Progress, Silent
 from edgewise.train.fused import keep_large_blocks
@@ -71,6 +71,9 @@ def fit(
         stop = stack.enter_context(deferred())
         while not trainer.finished:
             trainer.train_epoch(advance, stop, told)
+        stopped = world.largest(stop() or 0)  # while the last epoch was validated
+        if stopped:
+            raise Interrupted(int(stopped))
     return trainer.best()
 
 

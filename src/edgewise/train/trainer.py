@@ -29,7 +29,7 @@ from edgewise.train.losses import Batch, Loss, make_loss
 from edgewise.train.optim import MovingAverage, make_optimizer, make_schedule
 from edgewise.train.state import State, fingerprint, images_hash, load_optimizer, optimizer_tensors
 from edgewise.train.threads import faster_threads
-from edgewise.train.world import World
+from edgewise.train.world import World, explained
 
 AUTO_BATCH = 64
 
@@ -134,9 +134,8 @@ class Trainer:
             remove_checkpoints(self.last)
             remove_checkpoints(self.best_path)
         self.world.wait()
-        self.state.threads = self.options.threads or faster_threads(
-            self.module, self.pixels(self.dataset.train.images[: self.feed.size])
-        )
+        batch = self.pixels(self.dataset.train.images[: self.feed.size])
+        self.state.threads = self.world.same(self.options.threads or faster_threads(self.module, batch))
         self._warn_of_little_space()
         self.save()
 
@@ -291,8 +290,8 @@ class Trainer:
         """Mean loss, images and signal of all processes."""
         if self.world.size == 1:
             return value, count, stopped or 0
-        total, images, signals = self.world.total([value * count, count, stopped or 0])
-        return total / images, int(images), int(signals / self.world.size) or int(signals > 0) * 15
+        totals, counts, signals = zip(*self.world.gather(value * count, count, stopped or 0), strict=True)
+        return math.fsum(totals) / sum(counts), int(sum(counts)), int(max(signals))
 
     def _step(self, batch: Batch) -> float:
         """Gradients of a batch, in chunks where memory is short; the mean loss."""
@@ -302,7 +301,7 @@ class Trainer:
                 return sum(self._gradients(part, len(part.labels) / len(batch.labels)) for part in self._chunks(batch))
             except RuntimeError as problem:  # torch.OutOfMemoryError is one; the CPU's has no class of its own
                 if not _out_of_memory(problem):
-                    raise
+                    raise explained(problem) from problem
                 self._halve(batch, problem)
 
     def _gradients(self, batch: Batch, share: float) -> float:
@@ -339,7 +338,8 @@ class Trainer:
         """Compute half as much at once from now on, where `batch_size: auto` allows it."""
         used = min(self.state.chunk, len(batch.labels))
         peak = f"; {torch.cuda.max_memory_allocated() / 1e9:.2f} GB were in use" if self.device.type == "cuda" else ""
-        if self.options.batch_size != "auto" or used < 4:
+        alone = self.world.size == 1  # the others would not halve with this process
+        if self.options.batch_size != "auto" or used < 4 or not alone:
             raise TrainingError(
                 "out of memory",
                 code="T02",
@@ -361,7 +361,8 @@ class Trainer:
 
     def _check_weights(self, rate: float) -> None:
         values = [value for value in self.module.state_dict().values() if value.is_floating_point()]
-        if not all(torch.isfinite(value).all() for value in values):
+        broken = not all(torch.isfinite(value).all() for value in values)
+        if self.world.largest(broken):
             raise _NotFiniteError("weights became infinite or NaN", rate, [])
 
     def _roll_back(self, problem: _NotFiniteError) -> None:
