@@ -288,6 +288,52 @@ def explain(
     _next(json_, f"page:  {run / 'explain' / model / 'explain.html'}")
 
 
+@data.command("explore")
+def explore_data(
+    source: Source,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Compare features of this model: a name, a model folder or a run; default: pixels."),
+    ] = None,
+    weights: Weights = None,
+    size: Size = None,
+    seed: Seed = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures to this file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a row per image to this file, doubtful labels first.")] = None,
+    settings: Set = None,
+    download: Download = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show whether classes can be told apart and which labels look wrong."""
+    flags = {"data.source": source, "data.size": size, "seed": seed, "data.download": download or None}
+    chosen = _recipe(None, flags, settings)
+
+    from edgewise.data.explore import explore
+
+    found = explore(chosen.data, model=model, weights=weights, seed=chosen.seed, progress=_progress(quiet or json_))
+    if html:
+        found.write_html(html)
+    if csv:
+        found.write_csv(csv)
+    if json_:
+        print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        from edgewise.report.explore import lines
+
+        print("\n".join(lines(found.as_dict())))
+    from edgewise.models.features import offered
+
+    better = offered() if model is None else None
+    _next(
+        json_,
+        *([f"page: {html}"] if html else []),
+        *([f"rows: {csv}"] if csv else []),
+        *([] if html else [f"next: edgewise data explore {source} --html explore.html"]),
+        *([f"next: edgewise data explore {source} {better}  (features learnt on ImageNet)"] if better else []),
+    )
+
+
 @app.command()
 def models(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern such as 'mobilenet*'.")] = "",

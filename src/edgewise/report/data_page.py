@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgewise.errors import UnavailableError
 from edgewise.report.files import csv_cell, write_file
+from edgewise.report.page import write_plain_page
 from edgewise.report.words import clean, show_share
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-_HERE = Path(__file__).parent
 
 COLUMNS = (
     *("name", "label", "part", "sha256", "problem", "format", "mode", "width", "height"),
@@ -61,29 +59,15 @@ def write_data_page(facts: Mapping[str, Any], sheets: Sequence[Sheet], place: st
     Raises:
         UnavailableError: Jinja2 is missing, or the file cannot be written.
     """
-    try:
-        import jinja2
-    except ImportError as problem:
-        raise UnavailableError(
-            "the HTML report needs plotly and Jinja2", code="E40", why=str(problem), fix='pip install "edgewise[host]"'
-        ) from problem
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("data_page.html").render(
-        title=clean(place),
-        problems=[clean(line) for line in problem_lines(facts)],
-        classes=_class_rows(facts),
-        tables=[(title, rows) for title, rows in _tables(facts) if rows],
-        warnings=[clean(str(warning)) for warning in facts["warnings"]],
-        sheets=[_shown(sheet) for sheet in sheets],
-        css=(_HERE / "report.css").read_text(encoding="utf-8"),
-    )
-    write_file(path, page)
+    context = {
+        "title": place,
+        "problems": problem_lines(facts),
+        "classes": _class_rows(facts),
+        "tables": [(title, rows) for title, rows in _tables(facts) if rows],
+        "warnings": [str(warning) for warning in facts["warnings"]],
+        "sheets": [_shown(sheet) for sheet in sheets],
+    }
+    write_plain_page(path, "data_page.html", context)
 
 
 def write_data_csv(images: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,15 @@ def write_csv(results: Sequence[RunResult], path: Path) -> None:
     Raises:
         UnavailableError: the file cannot be written.
     """
-    rows = comparison(results)
+    write_rows(comparison(results), path)
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows that all have the keys of the first as CSV; see `write_csv`.
+
+    Raises:
+        UnavailableError: the file cannot be written.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     if rows:

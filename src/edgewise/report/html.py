@@ -1,31 +1,22 @@
-"""The report: one HTML page that holds everything it shows and fetches nothing.
-
-The page is made from ``template.html``, ``report.css`` and ``report.js`` beside this file, the run's data as JSON and
-plotly.js, which the plotly package ships. Jinja2 escapes every text in the markup; the JSON is escaped for its place
-inside a script element; ``report.js`` neutralises the markup that plotly would read in labels.
-"""
+"""The report of a run: one HTML page, made from ``template.html`` and ``report.js``; see `edgewise.report.page`."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgewise.errors import UnavailableError
 from edgewise.report.cells import COLUMNS, groups_of
 from edgewise.report.explained import calibrations_of, section_of
-from edgewise.report.files import write_file
 from edgewise.report.leakage import leakage_lines
 from edgewise.report.method import invalid_words, method_line, relative_only
 from edgewise.report.outcome import goal_words, headline, tiles_of
+from edgewise.report.page import write_page, write_plain_page
 from edgewise.report.plots import plot_data
 from edgewise.report.rows import Row, rows_of
-from edgewise.report.words import NONE, clean, show_ratio, show_scaled, show_share
+from edgewise.report.words import NONE, show_ratio, show_scaled, show_share
 from edgewise.results import RunResult
-
-_HERE = Path(__file__).parent
 
 
 def write_html(
@@ -44,21 +35,8 @@ def write_html(
         UnavailableError: plotly or Jinja2 is missing, or the file cannot be written.
         UntrustedError: the run's `chosen` names none of its measurements, or the explanation is damaged.
     """
-    try:
-        from plotly.offline import get_plotlyjs, get_plotlyjs_version
-    except ImportError as problem:
-        raise _missing(problem) from problem
-    plotly = get_plotlyjs()
-    page = _render(
-        "template.html",
-        {**_context(result), "explained": section_of(explained) if explained else None},
-        data=_script_json(_cleaned(plot_data(result, history))),
-        script=(_HERE / "report.js").read_text(encoding="utf-8"),
-        plotly=plotly,
-        plotly_version=get_plotlyjs_version(),
-        plotly_size=show_scaled(len(plotly.encode()), "B"),
-    )
-    write_file(path, page)
+    context = {**_context(result), "explained": section_of(explained) if explained else None}
+    write_page(path, "template.html", "report.js", context, plot_data(result, history))
 
 
 def write_explanation_page(folder: Path) -> None:
@@ -68,49 +46,7 @@ def write_explanation_page(folder: Path) -> None:
         UnavailableError: Jinja2 is missing, or the file cannot be written.
         UntrustedError: the explanation is damaged.
     """
-    write_file(folder / "explain.html", _render("explained_page.html", {"explained": section_of(folder)}))
-
-
-def _render(template: str, context: Mapping[str, Any], **trusted: str) -> str:
-    """A page; `context` may come from anywhere, `trusted` is markup, scripts and the like of our own."""
-    try:
-        import jinja2
-    except ImportError as problem:
-        raise _missing(problem) from problem
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css = (_HERE / "report.css").read_text(encoding="utf-8")
-    return environment.get_template(template).render(**_cleaned(context), css=css, **trusted)
-
-
-def _missing(problem: ImportError) -> UnavailableError:
-    return UnavailableError(
-        "the HTML report needs plotly and Jinja2", code="E40", why=str(problem), fix='pip install "edgewise[host]"'
-    )
-
-
-def _cleaned(value: Any) -> Any:
-    """Plain data with `clean` applied to every text in it, keys included."""
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, Mapping):
-        return {clean(str(key)): _cleaned(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_cleaned(inner) for inner in value]
-    return value
-
-
-def _script_json(value: Any) -> str:
-    """JSON that can stand inside a script element: no ``<``, ``>``, ``&`` or line separators in it."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    write_plain_page(folder / "explain.html", "explained_page.html", {"explained": section_of(folder)})
 
 
 def _context(result: RunResult) -> dict[str, Any]:
