@@ -500,6 +500,8 @@ def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]
     exported: list[tuple[Built, Exported]] = []
     options = job.recipe.export
     scratch = job.run.path / "work"
+    if job.run.resumed:
+        shutil.rmtree(job.run.bundles_dir, ignore_errors=True)  # of a run that was killed here; all are written again
     with job.progress.task("export", len(built)) as advance:
         for one in built:
             precisions = {"base": ("fp32", *options.precisions), "variant": options.precisions, "control": ("fp32",)}
