@@ -13,6 +13,7 @@ from typing import Any
 
 from edgewise.data.copies import (
     Copies,
+    Labelled,
     Leak,
     Mode,
     conflicts,
@@ -81,17 +82,13 @@ def make_listing(
     copies = find_copies(
         {reading.sha256: reading.look for reading in readings if not reading.problem}, _mode(scan, options)
     )
-    torn = [] if copies.mode == "off" else conflicts(present)
-    if options.strict:
-        refuse_conflicts([labelled(group) for group in torn], place)
+    torn = _torn(present, copies, options, place)
     left_out = {id(item) for group in torn for item in group}
     items = [item for item in present if id(item) not in left_out]
     classes = _classes(items, options, place)
     if given:
         _check_groups(items, place)
-    found = Changes() if saved is None else changes(saved.rows, firm(items, frozenset(given)), present)
-    if saved is not None:
-        saved.check(found)
+    found = _changed(saved, firm(items, frozenset(given)), present)
     drawn, unused = draw(items, Order(classes, frozenset(given), options, seed, copies, saved))
     _check_parts(drawn, place)
     _check_training(drawn, classes, place)
@@ -119,6 +116,23 @@ def make_listing(
         "warnings": warnings,
     }
     return Listing(ordered, classes, (*bad, *excluded(torn)), summary, tuple(unused), found, copies)
+
+
+def _torn(items: Sequence[Item], copies: Copies, options: DataOptions, place: str) -> list[list[Labelled]]:
+    """Identical images under several labels; with `strict` they stop the run."""
+    torn = [] if copies.mode == "off" else conflicts(items)
+    if options.strict:
+        refuse_conflicts([labelled(group) for group in torn], place)
+    return torn
+
+
+def _changed(saved: Saved | None, items: Sequence[Item], present: Sequence[Item]) -> Changes:
+    """What is different from the saved split; stops unless that was accepted."""
+    if saved is None:
+        return Changes()
+    found = changes(saved.rows, items, present)
+    saved.check(found)
+    return found
 
 
 def _items(scan: Scan, readings: Sequence[Reading]) -> Iterator[Item]:
