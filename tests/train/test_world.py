@@ -102,8 +102,8 @@ def test_two_processes_find_what_one_finds_and_only_one_writes_and_speaks(
     assert len(lines) < 40, "it did not stop early"
     assert json.loads((run / "run.json").read_text())["status"] == "complete"
     assert sorted(path.name for path in run.iterdir()) == [
-        ".lock", "checkpoints", "metrics.jsonl", "model", "recipe.yaml", "run.json", "splits.csv", "tensorboard",
-        "training.json",
+        ".lock", "checkpoints", "explain", "metrics.jsonl", "model", "recipe.yaml", "run.json", "splits.csv",
+        "tensorboard", "training.json",
     ]  # fmt: skip
     assert len(list((run / "tensorboard").iterdir())) == 1
     assert not list(run.rglob("*.tmp"))
