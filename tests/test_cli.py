@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from edgewise import cli
-from edgewise.recipe import Recipe
+from edgewise.recipe import DataOptions, Recipe
 from tests.report.builders import run_result
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +119,46 @@ def test_words_become_one_call(
     called = calls(monkeypatch, target, words)
     assert called.args_ == (recipe, Path(out))
     assert called.kwargs["force"] is force
+
+
+EXPLORE = "edgewise.data.explore.explore"
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "kwargs"),
+    [
+        (["d"], {"source": "d"}, {"model": None, "weights": None, "seed": 0}),
+        (
+            ["d", "--model", "resnet18", "--weights", "w.pth", "--size", "64", "--seed", "3", "--set", "data.fit=pad"],
+            {"source": "d", "size": 64, "fit": "pad"},
+            {"model": "resnet18", "weights": "w.pth", "seed": 3},
+        ),
+    ],
+)
+def test_data_explore_is_one_call(
+    words: list[str], options: dict[str, Any], kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = calls(monkeypatch, EXPLORE, ["data", "explore", *words])
+    assert called.args_ == (DataOptions(**options),)
+    assert {key: value for key, value in called.kwargs.items() if key != "progress"} == kwargs
+
+
+def test_data_explore_shows_writes_and_says_what_is_next(
+    shapes: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(shapes(per_class=8))
+    cli.app(["data", "explore", source, "--quiet"], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert shown.startswith("24 images, pixels, 32 x 32\n")
+    assert f"next: edgewise data explore {source} --html explore.html" in shown
+    page, rows = tmp_path / "e.html", tmp_path / "e.csv"
+    words = ["data", "explore", source, "--json", "--html", str(page), "--csv", str(rows)]
+    cli.app(words, standalone_mode=False)
+    told = capsys.readouterr()
+    assert json.loads(told.out)["images"] == 24
+    assert told.err.startswith(f"page: {page}\nrows: {rows}\nnext: edgewise data explore {source} --model")
+    assert page.exists()
+    assert len(rows.read_text().splitlines()) == 25
 
 
 def test_a_recipe_file_takes_flags_over_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
