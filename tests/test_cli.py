@@ -122,6 +122,46 @@ def test_words_become_one_call(
     assert called.kwargs["opening"].force is force
 
 
+EXPLORE = "edgewise.data.explore.explore"
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "kwargs"),
+    [
+        (["d"], {"source": "d"}, {"model": None, "weights": None, "seed": 0}),
+        (
+            ["d", "--model", "resnet18", "--weights", "w.pth", "--size", "64", "--seed", "3", "--set", "data.fit=pad"],
+            {"source": "d", "size": 64, "fit": "pad"},
+            {"model": "resnet18", "weights": "w.pth", "seed": 3},
+        ),
+    ],
+)
+def test_data_explore_is_one_call(
+    words: list[str], options: dict[str, Any], kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = calls(monkeypatch, EXPLORE, ["data", "explore", *words])
+    assert called.args_ == (DataOptions(**options),)
+    assert {key: value for key, value in called.kwargs.items() if key != "progress"} == kwargs
+
+
+def test_data_explore_shows_writes_and_says_what_is_next(
+    shapes: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(shapes(per_class=8))
+    cli.app(["data", "explore", source, "--quiet"], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert shown.startswith("24 images, pixels, 32 x 32\n")
+    assert f"next: edgewise data explore {source} --html explore.html" in shown
+    page, rows = tmp_path / "e.html", tmp_path / "e.csv"
+    words = ["data", "explore", source, "--json", "--html", str(page), "--csv", str(rows)]
+    cli.app(words, standalone_mode=False)
+    told = capsys.readouterr()
+    assert json.loads(told.out)["images"] == 24
+    assert told.err.startswith(f"page: {page}\nrows: {rows}\nnext: edgewise data explore {source} --model")
+    assert page.exists()
+    assert len(rows.read_text().splitlines()) == 25
+
+
 def test_a_recipe_file_takes_flags_over_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("data: {source: digits}\ntrain: {epochs: 50, lr: 0.01}\n")
     called = calls(monkeypatch, RUN, ["run", str(tmp_path / "r.yaml"), "--epochs", "2", "--out", "o"])

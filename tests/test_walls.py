@@ -89,6 +89,8 @@ HEAVY = {"torch", "torchvision", "timm", "sklearn", "onnx", "onnxruntime", "plot
         (["run"], 2),
         (["run", "--data", "x", "--set", "train.epohcs=3"], 2),
         (["recipe"], 0),
+        (["data", "explore", "--help"], 0),
+        (["data", "explore", "x", "--modell", "y"], 2),
     ],
 )
 def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) -> None:

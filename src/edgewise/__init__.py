@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgewise.bundle import InputSpec, read_manifest, verify_bundle
     from edgewise.data import load_data
+    from edgewise.data.explore import explore
     from edgewise.models import create_model, list_models, open_model, profile, save_model
     from edgewise.models.cost import cost
+    from edgewise.models.weights import load_weights
     from edgewise.pipeline import Opening, run, train_model
     from edgewise.recipe import Recipe, load_recipe
     from edgewise.report import comparison
@@ -31,9 +33,11 @@ _HOME = {
     "comparison": "edgewise.report",
     "cost": "edgewise.models.cost",
     "create_model": "edgewise.models",
+    "explore": "edgewise.data.explore",
     "list_models": "edgewise.models",
     "load_data": "edgewise.data",
     "load_recipe": "edgewise.recipe",
+    "load_weights": "edgewise.models.weights",
     "open_model": "edgewise.models",
     "profile": "edgewise.models",
     "read_manifest": "edgewise.bundle",
@@ -51,9 +55,11 @@ __all__ = [
     "comparison",
     "cost",
     "create_model",
+    "explore",
     "list_models",
     "load_data",
     "load_recipe",
+    "load_weights",
     "open_model",
     "profile",
     "read_manifest",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -360,6 +361,13 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be opened") as caught:
         load_weights(make("convnet(4, 8)"), tmp_path / "nothing.pth")
     assert (caught.value.code, caught.value.why) == ("C60", "No such file or directory")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.pth")
+    with pytest.raises(ConfigError) as caught:
+        load_weights(make("convnet(4, 8)"), tmp_path / "w.pth")
+    assert (caught.value.code, caught.value.why) == ("C60", "a pipe or device, not a file")
 
 
 def test_a_misfit_names_the_file_and_the_model(tmp_path: Path) -> None:

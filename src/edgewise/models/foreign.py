@@ -7,6 +7,7 @@ containers and refuses everything else.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,8 @@ def open_weights(path: Path) -> Source:
         model = open_model(model_folder(path))
         return Source(path, model.module.state_dict(), labels=model.labels)
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("a pipe or device, not a file")  # reading it could wait without end
         with path.open("rb") as stream:
             head = stream.read(16)
     except OSError as problem:
@@ -113,7 +116,9 @@ def _checkpoint(path: Path, head: bytes) -> Source:
     if not head.startswith((b"PK\x03\x04", b"\x80")):
         raise _refused(path, "neither safetensors nor a file of torch.save" if head else "0 bytes")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns of old pickles, which it then reads or refuses
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as problem:
         raise _refused(path, (str(problem).splitlines() or [type(problem).__name__])[0]) from problem
     state, inside = _find_state(loaded, path, ())
