@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import resource
 import subprocess
 import sys
@@ -45,7 +46,7 @@ from edgewise.train.world import World
 MODEL = "convnet(32,64,128, dropout=0.2)"
 BATCH = 64
 RATE = 3e-3
-EPOCHS = 6
+EPOCHS = 4
 
 
 def write_images(root: Path, count: int, side: int) -> None:
@@ -96,6 +97,44 @@ def plain_loop(root: Path, files: set[str]) -> tuple[torch.nn.Module, Callable[[
     return net, epoch
 
 
+def plain_process(root: Path, train: tuple[str, ...], test: tuple[str, ...], pipe: Any) -> None:
+    """The plain loop in a process of its own, so that nothing we set for ours (the allocator) helps it."""
+    net, epoch = plain_loop(root, set(train))
+    while pipe.recv() == "epoch":
+        epoch()
+        pipe.send("done")
+    net.eval()
+    right = 0
+    to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)])
+    for name in test:
+        with torch.inference_mode(), Image.open(root / name) as image:
+            scores = net(to_tensor(image)[None])
+        right += int(scores.argmax()) == int(Path(name).parent.name.removeprefix("class-"))
+    pipe.send(right / len(test))
+
+
+class Plain:
+    """The plain loop, told what to do over a pipe."""
+
+    def __init__(self, root: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=plain_process, args=(root, train, test, theirs))
+        self._process.start()
+
+    def epoch(self) -> None:
+        """Train one epoch."""
+        self._pipe.send("epoch")
+        self._pipe.recv()
+
+    def close(self) -> float:
+        """End it; its accuracy on the test images."""
+        self._pipe.send("end")
+        accuracy: float = self._pipe.recv()
+        self._process.join()
+        return accuracy
+
+
 def recipe_for(root: Path) -> Any:
     """The recipe of both loops."""
     train = {"train.epochs": EPOCHS, "train.batch_size": BATCH, "train.lr": RATE, "train.patience": 0}
@@ -115,7 +154,7 @@ def throughput(scratch: Path) -> dict[str, Any]:
     trainer = Trainer(model, dataset, setup, pick_device("cpu"), World(), Silent())
     keep_large_blocks()
     trainer.begin()
-    net, plain = plain_loop(root, set(dataset.train.names))
+    plain = Plain(root, dataset.train.names, dataset.test.names)
     step = Clocked(trainer._step)
     trainer._step = step  # type: ignore[method-assign]
 
@@ -123,11 +162,11 @@ def throughput(scratch: Path) -> dict[str, Any]:
         with threads_set(trainer.state.threads):
             trainer.train_epoch(nothing, nothing, nothing)
 
-    ours(), plain()  # the first epoch of each is not counted
+    ours(), plain.epoch()  # the first epoch of each is not counted
     augment.seconds = step.seconds = 0.0
     rows = []
     for turn in range(EPOCHS - 1):
-        pair = [(ours, "edgewise"), (plain, "plain")]
+        pair = [(ours, "edgewise"), (plain.epoch, "plain")]
         taken = {}
         for run, name in pair if turn % 2 == 0 else pair[::-1]:
             started = time.perf_counter()
@@ -138,10 +177,7 @@ def throughput(scratch: Path) -> dict[str, Any]:
     total = sum(row["edgewise"] for row in rows)
     ratios = np.array([row["plain"] / row["edgewise"] for row in rows])
     low, high = percentile_bounds(np.random.default_rng(0).choice(ratios, (2000, len(ratios))).mean(1))
-    net.eval()
     test = dataset.test
-    with torch.inference_mode():
-        scores = torch.cat([net(trainer.pixels(test.images[i : i + 64])) for i in range(0, len(test), 64)])
     return {
         "ratio": float(ratios.mean()),
         "low": low,
@@ -151,7 +187,7 @@ def throughput(scratch: Path) -> dict[str, Any]:
         "share_augment": augment.seconds / total,
         "threads": trainer.state.threads,
         "test_accuracy_edgewise": float((logits(trainer.best().model, test.images).argmax(1) == test.labels).mean()),
-        "test_accuracy_plain": float((scores.argmax(1).numpy() == test.labels).mean()),
+        "test_accuracy_plain": plain.close(),
     }
 
 
