@@ -47,6 +47,7 @@ MODEL = "convnet(32,64,128, dropout=0.2)"
 BATCH = 64
 RATE = 3e-3
 EPOCHS = 4
+IMAGES = 2000
 
 
 def write_images(root: Path, count: int, side: int) -> None:
@@ -144,7 +145,7 @@ def recipe_for(root: Path) -> Any:
 def throughput(scratch: Path) -> dict[str, Any]:
     """Images per second of both loops, epoch by epoch in turn, and where the time of ours goes."""
     root = scratch / "images"
-    write_images(root, 2000, 128)
+    write_images(root, IMAGES, 128)
     recipe = recipe_for(root)
     spec = resolve_input(recipe)
     dataset = load_data(recipe.data, spec)

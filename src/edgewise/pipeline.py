@@ -229,12 +229,13 @@ def open_job(recipe: Recipe, out: Path, opening: Opening, progress: Progress | N
             if opening.resume:
                 check_resumable(recipe, out)
             folder = stack.enter_context(_folder(recipe, out, opening, world))
+            if folder.writes:  # before the images are read, so that a run that is killed meanwhile can be resumed
+                runs.write_text(out / "recipe.yaml", dump_recipe(recipe))
             started = time.perf_counter()
             splits = out / "splits.csv"
             saved = splits if opening.resume and splits.exists() else None
             dataset = _load(recipe, spec, progress, saved, opening.accept_changes)
         if folder.writes:
-            runs.write_text(out / "recipe.yaml", dump_recipe(recipe))
             dataset.write_splits(splits)
             if dataset.bad:
                 dataset.write_bad_files(out / "bad_files.csv")
