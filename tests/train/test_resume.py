@@ -92,6 +92,31 @@ def test_killed_within_an_epoch_it_loses_no_more_than_the_interval(
     assert facts(resumed) == facts(whole)
 
 
+def test_killed_after_the_last_step_of_an_epoch_its_record_is_the_same(
+    whole: Fitted, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = OPTIONS.model_copy(update={"checkpoint_minutes": 1e-9})
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgewise.train.trainer.validate", die)
+        with pytest.raises(Killed):
+            train(tmp_path, dataset, options=often)
+    resumed = train(tmp_path, dataset, options=often, resume=True)
+    assert facts(resumed) == facts(whole)
+    assert weights(resumed) == weights(whole)
+
+
+def test_the_scale_of_mixed_precision_goes_on(dataset: Dataset, tmp_path: Path) -> None:
+    half = OPTIONS.model_copy(update={"amp": "fp16", "checkpoint_minutes": 1e-9})
+    straight = train(tmp_path / "a", dataset, options=half)
+    with pytest.raises(Killed):
+        train(tmp_path / "b", dataset, 13, options=half)
+    assert weights(train(tmp_path / "b", dataset, options=half, resume=True)) == weights(straight)
+
+
 def test_a_finished_training_is_not_done_again(dataset: Dataset, tmp_path: Path) -> None:
     first = train(tmp_path, dataset)
     again = train(tmp_path, dataset, stop_at=1, resume=True)

@@ -44,6 +44,7 @@ class State:
     lr_scale: float = 1.0
     rolled_back: bool = False
     ema_updates: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, float] = field(default_factory=dict)
 
 

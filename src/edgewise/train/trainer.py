@@ -106,7 +106,7 @@ class Trainer:
         self.ema = MovingAverage(self.module, self.options.ema) if self.options.ema else None
         self.training = world.wrap(self.module)
         self.state = State(threads=0, amp=amp, chunk=size)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.state.amp == "fp16")
+        self.scaler = self._make_scaler()
         self.last, self.best_path = (setup.checkpoints / f"{name}.safetensors" for name in ("last", "best"))
         self.fingerprint = fingerprint(model, self.options, [setup.seed, peak, size, type(self.loss).__name__])
         self.images = images_hash(dataset.train)
@@ -166,6 +166,9 @@ class Trainer:
             raise self._foreign("it was made with other images")
         facts["state"]["best"] = tuple(facts["state"]["best"])
         self.state = State(**facts["state"])
+        self.scaler = self._make_scaler()
+        if self.state.scaler:
+            self.scaler.load_state_dict(self.state.scaler)
         if not same_images:  # the epoch in work begins again
             self.state.step, self.state.seen, self.state.loss_sum = 0, 0, 0.0
         if self.ema:
@@ -173,6 +176,9 @@ class Trainer:
         if hasattr(self.loss, "restore"):
             self.loss.restore(self.state.loss)
         return True
+
+    def _make_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.state.amp == "fp16")
 
     def _foreign(self, why: str) -> ConfigError:
         return ConfigError(
@@ -188,6 +194,7 @@ class Trainer:
         self.saved_at = time.monotonic()
         if self.ema:
             self.state.ema_updates = self.ema.updates
+        self.state.scaler = self.scaler.state_dict()
         self.state.loss = self.loss.state() if hasattr(self.loss, "state") else {}
         if self.world.main:
             tensors = {f"model/{name}": value for name, value in self.module.state_dict().items()}
@@ -259,15 +266,13 @@ class Trainer:
 
     def _steps(self, advance: Advance, stop: Callable[[], int | None], started: float) -> float:
         """The steps of the epoch that are left; the last learning rate of the classifier."""
-        state, rate = self.state, 0.0
+        state = self.state
         self.training.train()
         if self.options.freeze != "none":
             keep_frozen(self.module)
+        rate = self._set_rates(max(0, self.steps_done - 1))  # told where no step of the epoch is left
         for batch in self.feed.batches(state.epoch, state.step):
-            factor = self.schedule(self.steps_done) * state.lr_scale
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            rate = max(group["lr"] for group in self.optimizer.param_groups)
+            rate = self._set_rates(self.steps_done)
             value, count, stopped = self._together(self._step(batch), len(batch.labels), stop())
             if not math.isfinite(value):
                 names = [self.feed.split.names[row] for row in batch.rows[:5].tolist()]
@@ -284,6 +289,14 @@ class Trainer:
                 self.save()
             if stopped:
                 raise Interrupted(stopped)
+        return rate
+
+    def _set_rates(self, step: int) -> float:
+        """The learning rates of a step; the largest is returned."""
+        factor = self.schedule(step) * self.state.lr_scale
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        rate: float = max(group["lr"] for group in self.optimizer.param_groups)
         return rate
 
     def _together(self, value: float, count: int, stopped: int | None) -> tuple[float, int, int]:
@@ -386,7 +399,7 @@ class Trainer:
         self.state.lr_scale /= 2
         off = ", mixed precision off" if self.state.amp != "off" else ""
         self.state.amp = "off"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=False)
+        self.scaler = self._make_scaler()
         self.save()
         names = f" at {', '.join(problem.names)}, ..." if problem.names else ""
         self.progress.say(
