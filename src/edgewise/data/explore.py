@@ -31,7 +31,7 @@ from edgewise.data.separability import (
     separability,
     votes,
 )
-from edgewise.errors import ConfigError
+from edgewise.errors import ConfigError, UntrustedError
 from edgewise.progress import Progress, Silent
 from edgewise.recipe import DataOptions
 from edgewise.report.explore import write_page
@@ -247,6 +247,14 @@ def _features(
     with progress.task("features", sum(map(len, splits))) as advance:
         parts = [features(net, split.images, advance) for split in splits if len(split)]
     found = np.concatenate(parts)
+    if not np.isfinite(found).all():
+        raise UntrustedError(
+            "the features of this model are not finite numbers",
+            code="U30",
+            where={"model": model},
+            why="its weights hold NaN or infinite values, or blow up on these images",
+            fix="take a model from before it diverged, or leave --model out to compare pixels",
+        )
     start = f"weights {weights}" if weights else "trained" if Path(model).expanduser().is_dir() else "untrained"
     return dataset, found, f"{found.shape[1]} features of {net.architecture}, {start}, {spec.height} x {spec.width}"
 
