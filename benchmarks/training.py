@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -233,12 +233,7 @@ def memory(scratch: Path) -> dict[str, Any]:
     words += ["--set", "data.duplicates=off", "--set", "explain=false"]
     done = subprocess.run([sys.executable, "-m", "edgewise", "train", str(root), *words], check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    return {"images": sum(1 for _ in files_of(root)), "peak_rss_gb": round(peak, 2), "exit": done.returncode}
-
-
-def files_of(root: Path) -> Iterator[Path]:
-    """All images of a folder."""
-    return root.rglob("*.jpg")
+    return {"images": sum(1 for _ in root.rglob("*.jpg")), "peak_rss_gb": round(peak, 2), "exit": done.returncode}
 
 
 def main(names: list[str]) -> None:

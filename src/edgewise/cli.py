@@ -125,8 +125,7 @@ def run(
     from edgewise import pipeline
 
     if preview:
-        pipeline.preview(chosen, preview, progress=_progress(quiet or json_))
-        _next(json_, f"picture: {preview}")
+        _preview(chosen, preview, json_, quiet)
         return
     opening = _opening(force, resume, accept_data_change)
     try:
@@ -188,8 +187,7 @@ def train(
     from edgewise import pipeline
 
     if preview:
-        pipeline.preview(chosen, preview, progress=_progress(quiet or json_))
-        _next(json_, f"picture: {preview}")
+        _preview(chosen, preview, json_, quiet)
         return
     opening = _opening(force, resume, accept_data_change)
     summary = pipeline.train_model(chosen, folder, opening=opening, progress=_progress(quiet or json_))
@@ -203,14 +201,7 @@ def train(
         _show_folds(summary)
         _next(json_, f"models: {folder / 'model'}", f"next:  edgewise run --data {chosen.data.source}")
         return
-    for split in ("validation", "test"):
-        accuracy, f1 = summary[split]["accuracy"], summary[split]["macro_f1"]
-        print(f"{split:10}  accuracy {_interval(accuracy)}  macro F1 {_interval(f1)}  n {accuracy['n']}")
-        clean = summary[f"{split}_clean"]
-        if clean:
-            accuracy, f1 = clean["accuracy"], clean["macro_f1"]
-            copies = f"n {accuracy['n']}, without copies of training images"
-            print(f"{'':10}  accuracy {_interval(accuracy)}  macro F1 {_interval(f1)}  {copies}")
+    _show_figures(summary)
     page = folder / "explain" / "base" / "explain.html"
     _next(
         json_,
@@ -502,6 +493,13 @@ def _opening(force: bool, resume: Path | None, accept_changes: bool) -> Opening:
     return Opening(force, resume is not None, accept_changes, _argv())
 
 
+def _preview(recipe: Recipe, path: Path, json_: bool, quiet: bool) -> None:
+    from edgewise import pipeline
+
+    pipeline.preview(recipe, path, progress=_progress(quiet or json_))
+    _next(json_, f"picture: {path}")
+
+
 def _number(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdigit() else text
 
@@ -566,6 +564,17 @@ def _show_results(results: list[Any], as_json: bool) -> None:
     from rich.console import Console
 
     print_table(results, Console())
+
+
+def _show_figures(summary: dict[str, Any]) -> None:
+    for split in ("validation", "test"):
+        accuracy, f1 = summary[split]["accuracy"], summary[split]["macro_f1"]
+        print(f"{split:10}  accuracy {_interval(accuracy)}  macro F1 {_interval(f1)}  n {accuracy['n']}")
+        clean = summary[f"{split}_clean"]
+        if clean:
+            accuracy, f1 = clean["accuracy"], clean["macro_f1"]
+            copies = f"n {accuracy['n']}, without copies of training images"
+            print(f"{'':10}  accuracy {_interval(accuracy)}  macro F1 {_interval(f1)}  {copies}")
 
 
 def _show_folds(summary: dict[str, Any]) -> None:

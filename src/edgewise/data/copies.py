@@ -14,30 +14,15 @@ from typing import Literal, Protocol
 import numpy as np
 
 from edgewise.data.known_pairs import known_pairs
-from edgewise.data.scan import PARTS, BadFile, listed
+from edgewise.data.scan import PARTS, BadFile, Known, listed
 from edgewise.data.similar import SIDE, clusters
 from edgewise.errors import DataError
 
 Mode = Literal["near", "exact", "off"]
 
 
-class Labelled(Protocol):
-    """An image by its name, with its sha256, label and split."""
-
-    @property
-    def name(self) -> str:
-        """Relative to the data root."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """Of the file."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """Its class."""
-        ...
+class Labelled(Known, Protocol):
+    """An image and its split."""
 
     @property
     def part(self) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgewise.data.scan import PARTS
+from edgewise.data.scan import PARTS, Known
 from edgewise.errors import DataError
 
 COLUMNS = ("path", "sha256", "label", "split", "group")
@@ -25,23 +25,8 @@ UNUSED = "unused"
 _FORMULA = re.compile(r"'*[=+\-@]")
 
 
-class Image(Protocol):
+class Image(Known, Protocol):
     """An image as the data has it now."""
-
-    @property
-    def name(self) -> str:
-        """Relative to the data root."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """Of the file."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """Its class."""
-        ...
 
     @property
     def given(self) -> str | None:

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from edgewise.data.walk import Folder, shown, walk
 from edgewise.errors import ConfigError, DataError
@@ -45,6 +45,25 @@ class Entry:
     label: str
     part: Part | None = None
     group: str | None = None
+
+
+class Known(Protocol):
+    """An image that was read: its name, the sha256 of its file, and its label."""
+
+    @property
+    def name(self) -> str:
+        """Relative to the data root."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """Its class."""
+        ...
 
 
 @dataclass(frozen=True)
