@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgewise.errors import ConfigError
 from edgewise.plan import Call, format_plan, parse_call, parse_plan
-from edgewise.recipe import Recipe, dump_recipe, example, load_recipe, meanings
+from edgewise.recipe import Recipe, dump_recipe, example, load_recipe, meanings, parse_settings
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,8}(\.[a-z][a-z0-9_]{0,5})?", fullmatch=True).filter(
     lambda name: (
@@ -188,3 +188,18 @@ def test_shipped_recipes_are_valid(recipe: Path) -> None:
     from edgewise.pipeline import resolve_variants
 
     assert resolve_variants(load_recipe(recipe))
+
+
+def test_off_is_a_word_and_truth_is_true_or_false(tmp_path: Path) -> None:
+    words = parse_settings(["data.duplicates=off", "train.amp=off", "data.download=yes", "explain=false"])
+    recipe = load_recipe(None, {"data.source": "digits"} | words)
+    assert (recipe.data.duplicates, recipe.train.amp, recipe.data.download, recipe.explain) == (
+        "off",
+        "off",
+        True,
+        False,
+    )
+    text = "data: {source: digits, duplicates: off, download: no}\ntrain: {amp: off}\ncontrols: true\n"
+    read = load_recipe(write(tmp_path, text))
+    assert (read.data.duplicates, read.train.amp, read.data.download, read.controls) == ("off", "off", False, True)
+    assert load_recipe(write(tmp_path, dump_recipe(read))) == read

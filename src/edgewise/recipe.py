@@ -11,6 +11,7 @@ import functools
 import inspect
 import itertools
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,17 @@ _SEE_EXAMPLE = "`edgewise recipe` prints every key with its meaning"
 
 Precision = Literal["fp32", "int8"]
 Scheme = Literal["auto", "u8s8", "u8s8-rr", "s8s8", "u8s8-qop", "u8s8-rr-qop", "s8s8-qop"]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the truth values of YAML 1.2: `off` and `no` are words, as in ``data.duplicates: off``."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
 class Strict(BaseModel):
@@ -444,7 +456,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         if not sign or not key:
             raise ConfigError("not KEY=VALUE", code="C05", where={"--set": word}, fix="write it like train.lr=0.01")
         try:
-            values[key] = yaml.safe_load(text)
+            values[key] = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError as problem:
             raise ConfigError(
                 "cannot read the value", code="C05", where={"--set": word}, why=str(problem), fix="put it in quotes"
@@ -544,9 +556,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """The values of a recipe file and the lines of its keys."""
     text = _read(path)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         lines = dict(_lines(node)) if node is not None else {}
-        raw = yaml.load(text, Loader=yaml.SafeLoader)
+        raw = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, _Duplicate, RecursionError, ValueError) as problem:
         mark = getattr(problem, "problem_mark", None)
         raise ConfigError(
