@@ -15,6 +15,8 @@ from edgewise.models import Model
 from edgewise.train.feed import Pixels
 
 EVAL_BATCH = 256
+EVAL_VALUES = 2**21
+"""Most input values of a batch that is only run forward: larger batches are no faster and take memory that stays."""
 
 
 def logits(model: Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -41,9 +43,10 @@ def validate(module: torch.nn.Module, pixels: Pixels, split: Split, classes: int
 
 @torch.inference_mode()
 def _forward(module: torch.nn.Module, pixels: Pixels, images: NDArray[np.uint8]) -> torch.Tensor:
+    size = max(1, min(EVAL_BATCH, EVAL_VALUES // images[0].size))
     scores = []
-    for start in range(0, len(images), EVAL_BATCH):
-        scores.append(module(pixels(images[start : start + EVAL_BATCH])).float().cpu())
-        if start % (16 * EVAL_BATCH) == 0:
+    for number, start in enumerate(range(0, len(images), size)):
+        scores.append(module(pixels(images[start : start + size])).float().cpu())
+        if number % 16 == 15:
             release_pages(images)
     return torch.cat(scores)
