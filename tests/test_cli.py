@@ -237,7 +237,7 @@ def test_each_command_is_listed_and_documented() -> None:
 
 def test_each_command_of_data_is_documented() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    names = [command.name for command in cli.data.registered_commands]
+    names = [command.name for command in cli.data_app.registered_commands]
     assert "check" in names
     for name in names:
         assert f"edgewise data {name}" in readme

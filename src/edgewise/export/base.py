@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class ExportSpec:
     """What to write.
 
-    precision: "fp32" or "int8".
+    precision: one of the exporter's `precisions`.
     scheme: for int8, one of the exporter's `schemes`.
     calibration: for int8, uint8 (N, height, width, channels) training images that set the ranges.
     workspace: a folder that belongs to this model, where an exporter may keep what its next call can use (the float
@@ -32,7 +32,11 @@ class Exporter(Protocol):
     """Writes models in one format."""
 
     suffix: str
-    """Ending of the model file, with its dot."""
+    """Ending of the model file, with its dot; the runtime opens this one."""
+    sidecars: tuple[str, ...]
+    """Endings of further files of the same name that belong to the model (weights beside a structure); usually none."""
+    precisions: tuple[str, ...]
+    """The precisions it can write, out of fp32, fp16 and int8; fp32 first."""
     schemes: tuple[str, ...]
     """The int8 schemes it knows, in the order they are tried."""
 
@@ -41,7 +45,10 @@ class Exporter(Protocol):
         ...
 
     def write(self, model: Model, spec: ExportSpec, path: Path) -> None:
-        """Write the model to `path`, one file: uint8 (N, height, width, channels) in, float32 (N, classes) logits out.
+        """Write the model to `path` (and its sidecars beside it).
+
+        Run by the runtime of this format it takes uint8 (N, height, width, channels) pixels, 0..255, and gives float32
+        (N, classes) logits; normalisation is part of what is written.
 
         Raises:
             ExportError: it cannot be written.
