@@ -61,8 +61,8 @@ class OnnxExporter:
     """See `edgewise.export.base.Exporter`."""
 
     suffix = ".onnx"
-    sidecars = ()
-    precisions = ("fp32", "int8")
+    sidecars: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ("fp32", "int8")
     schemes = tuple(SCHEMES)
 
     def can_export(self, model: Model) -> list[str]:  # noqa: ARG002
