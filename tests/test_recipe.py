@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from edgewise.errors import ConfigError
 from edgewise.plan import Call, format_plan, parse_call, parse_plan
-from edgewise.recipe import Recipe, dump_recipe, example, load_recipe, meanings, parse_settings
+from edgewise.recipe import Recipe, dump_recipe, example, load_recipe, meanings
+from edgewise.written import parse_settings
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,8}(\.[a-z][a-z0-9_]{0,5})?", fullmatch=True).filter(
     lambda name: (
