@@ -11,6 +11,12 @@ from PIL import Image, ImageDraw
 
 
 @pytest.fixture(autouse=True)
+def _no_trial_of_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of tests compute alike on every CPU; those of the trial itself say otherwise."""
+    monkeypatch.setattr("edgewise.train.trainer.has_fast_bf16", lambda: False)
+
+
+@pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
