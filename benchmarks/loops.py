@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -47,22 +48,37 @@ def stripes(root: Path, count: int, side: int, first: int = 0) -> None:
         phase = (x * np.cos(angle) + y * np.sin(angle)) * frequency + random.uniform(0, 6)
         light = 110 + 60 * (x / side - 0.5) * random.normal() + 60 * (y / side - 0.5) * random.normal()
         pixels = light[..., None] + 28 * np.sin(phase)[..., None] * random.uniform(0.3, 1, 3)
-        pixels = pixels + random.normal(0, 45, (side, side, 1)) + random.normal(0, 25, (1, 1, 3))
+        pixels = pixels + _grain(random, side) + random.normal(0, 25, (1, 1, 3))
         folder = root / f"class-{label}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:05}.jpg", quality=90)
+
+
+def _grain(random: np.random.Generator, side: int) -> NDArray[np.float64]:
+    """Noise as photographs have it, spread over a few pixels: (side, side, 1). Noise of single pixels would be averaged
+    away wherever an image is rotated, so that nets would learn from cleaner images than they are asked about."""
+    noise = random.normal(0, 45, (side, side))
+    for axis in (0, 1, 0, 1):
+        noise = (noise + np.roll(noise, 1, axis)) / 2**0.5
+    return noise[..., None]
 
 
 class PlainLoop:
     """The loop that most people write: DataLoader with two workers, PIL, torchvision's transforms; with the schedule,
     the warm-up and the weight decay of the recipe, so that nothing but the way of the images differs."""
 
-    def __init__(self, recipe: Recipe, folder: Path, files: set[str] | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        files: set[str] | None = None,
+        rotation: transforms.InterpolationMode = transforms.InterpolationMode.NEAREST,
+    ) -> None:
         transform = transforms.Compose(
             [
                 transforms.RandomHorizontalFlip(),
                 transforms.RandomVerticalFlip(),
-                transforms.RandomRotation(15),
+                transforms.RandomRotation(15, rotation),
                 transforms.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.3, hue=0.05),
                 *_TO_TENSOR,
             ]

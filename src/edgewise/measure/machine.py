@@ -137,6 +137,12 @@ def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
     return frozenset(f"{cpu.get('flags', '')} {cpu.get('Features', '')}".split())
 
 
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that processes can still be given without swapping; None where the system does not say."""
+    kilobytes = _fields(_read(root / "proc/meminfo"), ":").get("MemAvailable", "").split()
+    return int(kilobytes[0]) * 1024 if kilobytes else None
+
+
 def describe(root: Path = Path("/")) -> dict[str, Any]:
     """Flat facts about the machine, fit for JSON.
 
