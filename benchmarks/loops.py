@@ -57,7 +57,7 @@ def stripes(root: Path, count: int, side: int, first: int = 0) -> None:
 def _grain(random: np.random.Generator, side: int) -> NDArray[np.float64]:
     """Noise as photographs have it, spread over a few pixels: (side, side, 1). Noise of single pixels would be averaged
     away wherever an image is rotated, so that nets would learn from cleaner images than they are asked about."""
-    noise = random.normal(0, 45, (side, side))
+    noise = random.normal(0, 8, (side, side))
     for axis in (0, 1, 0, 1):
         noise = (noise + np.roll(noise, 1, axis)) / 2**0.5
     return noise[..., None]

@@ -79,6 +79,28 @@ def test_where_other_problems_are_possible_pydantic_tells_all(values: dict[str, 
     assert told_early(Written(values, "command line")) == (None, False)
 
 
+@pytest.mark.parametrize(
+    ("body", "opaque"),
+    [
+        ("class A(Strict):\n    x: int = 1", False),
+        ("class A(B):\n    x: int = 1", True),
+        ("class A(Strict):\n    @pydantic.model_validator(mode='after')\n    def f(self): ...", False),
+        ("class A(Strict):\n    @pydantic.model_validator(mode='before')\n    def f(cls, values): ...", True),
+    ],
+)
+def test_classes_whose_keys_are_not_all_in_their_body_are_left_to_pydantic(
+    tmp_path: Path, body: str, opaque: bool
+) -> None:
+    (tmp_path / "options.py").write_text(body)
+    source = read_source(tmp_path / "options.py")
+    assert source.sections["A"].opaque is opaque
+    if opaque:
+        assert check_keys(Written({"y": 1}, "here"), source, "A") is False
+    else:
+        with pytest.raises(ConfigError, match="unknown key"):
+            check_keys(Written({"y": 1}, "here"), source, "A")
+
+
 def test_lines_of_a_file_are_told(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("data: {source: x}\ntrain:\n  epohcs: 3\nvariants:\n - {plan: prune, nme: a}\n")

@@ -34,11 +34,17 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """One option class: its keys, the keys a validator of its own looks at, and whether one looks at all of it."""
+    """One option class.
+
+    keys: by name. checked: those that a validator of the class looks at. checked_whole: whether one looks at the whole,
+    after all keys. opaque: whether what it takes cannot be said from its body, because it inherits keys or a validator
+    sees the values first.
+    """
 
     keys: Mapping[str, Key]
     checked: frozenset[str]
     checked_whole: bool
+    opaque: bool
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,10 @@ def _section(node: ast.ClassDef) -> Section:
         if isinstance(call, ast.Call)
     ]
     fields = {word.value for call in calls for word in call.args if isinstance(word, ast.Constant)}
-    return Section(keys, frozenset(map(str, fields)), any(not call.args for call in calls))
+    whole = [[word.value for word in call.keywords] for call in calls if not call.args]
+    late = all(isinstance(mode, ast.Constant) and mode.value == "after" for modes in whole for mode in modes)
+    plain = [base.id for base in node.bases if isinstance(base, ast.Name)] == ["Strict"]
+    return Section(keys, frozenset(map(str, fields)), bool(whole), opaque=not (late and plain))
 
 
 def check_keys(written: Written, source: Source, model: str) -> bool:
@@ -139,7 +148,7 @@ def at_line(path: tuple[str, ...], lines: Lines) -> str:
 def _unknown(values: Any, model: str, source: Source, lines: Lines, path: tuple[str, ...]) -> Iterator[str]:
     """Lines for the unknown keys of a section and of those below it, in pydantic's order."""
     section = source.sections[model]
-    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+    if section.opaque or not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         raise _Unsure
     strangers = [key for key in values if key not in section.keys]
     if section.checked_whole and not strangers:
