@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from edgewise.data import Dataset
+from edgewise import load_recipe
+from edgewise.data import Dataset, load_data
 from edgewise.data.augment import Augment
 from edgewise.models import create_model
 from edgewise.pipeline import resolve_input
@@ -36,12 +37,12 @@ PARTS = ("augment", "gather and normalise", "forward", "backward", "optimiser", 
 _TO_TENSOR = (transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3))
 
 
-def stripes(root: Path, count: int, side: int, first: int = 0) -> None:
+def stripes(root: Path, count: int, side: int) -> None:
     """Textured JPEG files of four classes: stripes of one of four wavelengths in any direction, over coloured noise and
     lit unevenly. Neighbouring wavelengths overlap, so that not every image can be told."""
     ramp = np.arange(side)
     x, y = np.meshgrid(ramp, ramp)
-    for number in range(first, first + count):
+    for number in range(count):
         random = np.random.default_rng(number)
         label = number % 4
         angle, frequency = random.uniform(0, np.pi), 0.35 + 0.15 * label + random.normal(0, 0.045)
@@ -61,6 +62,19 @@ def _grain(random: np.random.Generator, side: int) -> NDArray[np.float64]:
     for axis in (0, 1, 0, 1):
         noise = (noise + np.roll(noise, 1, axis)) / 2**0.5
     return noise[..., None]
+
+
+def clothes(root: Path) -> None:
+    """Fashion-MNIST as colour JPEG files: 2,000 training, 500 validation and 3,000 test images of 28 x 28, drawn with
+    a seed, in class folders."""
+    limits = {"data.limit_train": 2000, "data.limit_val": 500, "data.limit_test": 3000}
+    recipe = load_recipe(None, {"data.source": "fashion-mnist"} | limits)
+    dataset = load_data(recipe.data, resolve_input(recipe), seed=0)
+    for part, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test)):
+        for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            folder = root / part / f"class-{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).convert("RGB").save(folder / f"{number:05}.jpg", quality=95)
 
 
 class PlainLoop:
