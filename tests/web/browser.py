@@ -11,7 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright
 
 from tests.report.browser import find_chromium, requests_in
 
@@ -67,18 +67,22 @@ def served(folder: Path, headers: Mapping[str, str] | None = None) -> Iterator[s
 
 
 @contextmanager
-def chromium(folder: Path, *flags: str) -> Iterator[Browser]:
-    """A browser; when it has closed, its own network log is read: nothing but loopback was asked for anything."""
+def chromium(playwright: Playwright, folder: Path, *flags: str, beside: tuple[str, ...] = ()) -> Iterator[Browser]:
+    """A browser; when it has closed, its own network log is read: nothing but loopback was asked for anything.
+
+    `beside` are further beginnings of addresses that lead to loopback.
+    """
     log = folder / "net.json"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=find_chromium(), args=[*FLAGS, f"--log-net-log={log}", *flags]
-        )
+    browser = playwright.chromium.launch(
+        executable_path=find_chromium(), args=[*FLAGS, f"--log-net-log={log}", *flags]
+    )
+    try:
         yield browser
+    finally:
         browser.close()
     asked = requests_in(log)
     assert asked
-    assert [address for address in asked if not address.startswith("http://127.0.0.1:")] == []
+    assert [address for address in asked if not address.startswith(("http://127.0.0.1:", *beside))] == []
 
 
 @dataclass
