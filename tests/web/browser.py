@@ -13,10 +13,11 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, Playwright
 
+from edgewise.export.web.runtime import NAME, VERSION
 from tests.report.browser import find_chromium, requests_in
 
 ROOT = Path(__file__).parents[2]
-RUNTIME = ROOT / "build" / "onnxruntime-web-1.30.0.tgz"
+RUNTIME = ROOT / "build" / f"{NAME}-{VERSION}.tgz"
 
 FLAGS = (
     "--no-sandbox",  # root has no user namespaces to sandbox in
@@ -31,7 +32,9 @@ FLAGS = (
 NOTES = """
 window.notes = [];
 for (const name of ["alert", "confirm", "prompt"]) window[name] = (text) => { notes.push(`dialog: ${text}`); };
-addEventListener("securitypolicyviolation", (event) => notes.push(`policy: ${event.violatedDirective} ${event.blockedURI}`));
+addEventListener("securitypolicyviolation", ({violatedDirective, blockedURI}) => {
+  notes.push(`policy: ${violatedDirective} ${blockedURI}`);
+});
 addEventListener("unhandledrejection", (event) => notes.push(`rejection: ${event.reason}`));
 """
 
@@ -73,9 +76,7 @@ def chromium(playwright: Playwright, folder: Path, *flags: str, beside: tuple[st
     `beside` are further beginnings of addresses that lead to loopback.
     """
     log = folder / "net.json"
-    browser = playwright.chromium.launch(
-        executable_path=find_chromium(), args=[*FLAGS, f"--log-net-log={log}", *flags]
-    )
+    browser = playwright.chromium.launch(executable_path=find_chromium(), args=[*FLAGS, f"--log-net-log={log}", *flags])
     try:
         yield browser
     finally:

@@ -1,4 +1,4 @@
-"""The camera in a real browser, played from a file: live, standing still, lost, refused, absent, and over plain http."""
+"""The camera in a real browser, played from a file: live, standing still, lost, refused, absent, over plain http."""
 
 from __future__ import annotations
 
@@ -118,10 +118,13 @@ def test_over_plain_http_from_elsewhere_pictures_work_and_the_camera_says_why_no
     """As on a phone that opens http://192.168.x.y: no secure context."""
     flags = ("--host-resolver-rules=MAP board.example 127.0.0.1", "--proxy-bypass-list=board.example")
     beside = ("http://board.example:",)
-    with served(make_page()) as address, chromium(playwright, tmp_path, *flags, beside=beside) as found:
-        with visit(found, address.replace("127.0.0.1", "board.example")) as seen:
-            assert not seen.page.evaluate("() => isSecureContext")
-            started(seen, "insecure")
-            assert seen.text("#words").startswith("Browsers give cameras only to pages with https")
-            seen.choose(paint(tmp_path / "red.png", "red"))
-            seen.page.locator("#label", has_text="red").wait_for()
+    with (
+        served(make_page()) as address,
+        chromium(playwright, tmp_path, *flags, beside=beside) as found,
+        visit(found, address.replace("127.0.0.1", "board.example")) as seen,
+    ):
+        assert not seen.page.evaluate("() => isSecureContext")
+        started(seen, "insecure")
+        assert seen.text("#words").startswith("Browsers give cameras only to pages with https")
+        seen.choose(paint(tmp_path / "red.png", "red"))
+        seen.page.locator("#label", has_text="red").wait_for()

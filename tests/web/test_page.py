@@ -142,9 +142,7 @@ def test_keyboard_and_screen_reader_find_everything(browser: Browser, address: s
         reached = []
         for _ in range(8):
             seen.page.keyboard.press("Tab")
-            reached.append(
-                seen.page.evaluate("() => document.activeElement.id || document.activeElement.title")
-            )
+            reached.append(seen.page.evaluate("() => document.activeElement.id || document.activeElement.title"))
         assert reached == ["camera", "files", "red.png", "green.png", "blue.png", "threshold", "again", ""]
         for role, name in (
             ("button", "Start camera"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ from edgewise.export.web.parity import pass_order
 
 PAGE = Path(web.__file__).parent / "page"
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow  # starts node on a million pixels
+
 Case = tuple[np.ndarray, dict[str, Any]]
 
 

@@ -16,6 +16,7 @@ The texts of a bundle reach the page as data (`web.json`) only; none of them sta
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ from edgewise.errors import ExportError, UnavailableError
 from edgewise.export.web import runtime as onnxruntime_web
 from edgewise.export.web.parity import TOLERANCE, cases, pass_order, trained_order
 from edgewise.export.web.readme import licence, readme
-from edgewise.runs import file_sha256, write_bytes, write_json, write_text
+from edgewise.runs import file_sha256
 
 KIND, FORMAT_VERSION = "edgewise-web", 1
 FACTS = "web.json"
@@ -110,17 +111,17 @@ def write_web(
     runs_on = onnxruntime_web.runtime_files(runtime, download=download)
     with _appearing(out, force) as staging:
         for page in sorted(_PAGE.iterdir()):
-            shutil.copyfile(page, staging / page.name)
+            _put(staging / page.name, page.read_bytes())
         for name, data in runs_on.items():
-            write_bytes(staging / "onnxruntime" / _served(name), data)
-        write_text(staging / "onnxruntime" / "LICENSE.txt", licence())
-        shutil.copyfile(bundle / manifest.model_file, staging / "model.onnx")
+            _put(staging / "onnxruntime" / _served(name), data)
+        _put(staging / "onnxruntime" / "LICENSE.txt", licence().encode())
+        _put(staging / "model.onnx", (bundle / manifest.model_file).read_bytes())
         for sample in taken:
-            (staging / sample.file).parent.mkdir(exist_ok=True)
-            shutil.copyfile(sample.path, staging / sample.file)
+            _put(staging / sample.file, sample.path.read_bytes())
         facts = {**_facts(bundle, manifest), **_write_check(bundle, manifest, taken, staging / "check.bin")}
-        write_text(staging / "README.md", readme(manifest))
-        write_json(staging / FACTS, {**facts, "files": {name: file_sha256(staging / name) for name in _sizes(staging)}})
+        _put(staging / "README.md", readme(manifest).encode("utf-8", "replace"))
+        hashes = {name: file_sha256(staging / name) for name in _sizes(staging)}
+        _put(staging / FACTS, json.dumps({**facts, "files": hashes}, indent=1).encode())
         sizes = _sizes(staging)
     notes = [note for sample in taken for note in sample.notes] + _order_notes(manifest)
     return WebFolder(out, manifest.name, f"{onnxruntime_web.NAME} {onnxruntime_web.VERSION}", sizes, notes)
@@ -176,7 +177,7 @@ def _write_check(bundle: Path, manifest: Manifest, taken: Sequence[_Sample], pat
         for case in cases(manifest.input, session)
     ]
     shown = [{"file": one.file, "name": one.path.name, "pixels_at": put(one.pixels)} for one in taken]
-    write_bytes(path, bytes(data))
+    _put(path, bytes(data))
     described = session.describe()
     check = {
         "file": path.name,
@@ -202,7 +203,8 @@ def _sample(path: Path, number: int, manifest: Manifest) -> _Sample:
         raise _bad_sample(path, str(problem)) from problem
     if form not in ENDINGS:
         raise _bad_sample(path, f"browsers do not show {form} pictures")
-    notes = [f"{path.name} tells where it was taken (GPS position in its EXIF data)"] if located else []
+    name = path.name.encode("utf-8", "replace").decode()
+    notes = [f"{name} tells where it was taken (GPS position in its EXIF data)"] if located else []
     return _Sample(path, f"samples/{number}{ENDINGS[form]}", pixels, notes)
 
 
@@ -251,7 +253,10 @@ def _is_web_folder(folder: Path) -> bool:
 
 @contextmanager
 def _appearing(out: Path, force: bool) -> Iterator[Path]:
-    """A folder beside `out` to fill, which takes the place of `out` when the block ends well."""
+    """A folder beside `out` to fill, which takes the place of `out` when the block ends well.
+
+    A page that is replaced is moved aside first and comes back when the new one cannot take its place.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -271,6 +276,15 @@ def _appearing(out: Path, force: bool) -> Iterator[Path]:
         raise _unwritable(out, problem) from problem
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _unwritable(out: Path, problem: OSError) -> UnavailableError:

@@ -31,7 +31,7 @@ class Case:
 
 
 def cases(spec: InputSpec, session: Session) -> list[Case]:
-    """Pictures of four shapes, each smooth and noisy: shrunk, stretched, tall (where the order of passes shows), fitting.
+    """Noisy pictures of four shapes: shrunk, stretched, tall (where the order of the passes shows), and fitting.
 
     Seeded, so that the same bundle gives the same page.
     """

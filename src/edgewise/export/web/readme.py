@@ -57,9 +57,9 @@ cross-origin isolated: the model may then use up to four threads, and clocks are
 
 ## What the model gets
 
-uint8, {spec.height} x {spec.width}, {colour}, "{spec.fit}" fitted with {spec.interpolation} interpolation. The page scales
-pictures itself, with the integers of Pillow, not with the browser's scaler; at each load it compares itself with pixels
-and logits made by edgewise (`check.bin`) and shows the result.
+uint8, {spec.height} x {spec.width}, {colour}, "{spec.fit}" fitted with {spec.interpolation} interpolation. The page
+scales pictures itself, with Pillow's integers, not with the browser's scaler; at each load it compares itself with
+pixels and logits made by edgewise (`check.bin`) and shows the result.
 
 ## What is in here
 

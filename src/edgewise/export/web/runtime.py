@@ -1,8 +1,8 @@
 """onnxruntime-web: which version, which of its files, and how to be sure of them.
 
-The package holds 28 builds, 138 MB in all. A page of one small model needs three files of it, 14.3 MB (3.7 MB when the
-server compresses): the WebAssembly build for the CPU (SIMD; it can use threads where the page is cross-origin
-isolated) and the two scripts that load it. They come from a folder or package file given by path, or from the cache;
+The package holds many builds, 138 MB in all. A page needs three files of it, 14.3 MB (3.7 MB when the server
+compresses): the WebAssembly build for the CPU (SIMD; it can use threads where the page is cross-origin isolated) and
+the two scripts that load it. They come from a folder or package file given by path, or from the cache;
 the npm registry is asked only on request, and whatever comes is compared with the hashes below.
 """
 
@@ -54,8 +54,17 @@ def runtime_files(given: Path | None, *, download: bool = False) -> dict[str, by
     cached = runs.cache_dir() / f"{NAME}-{VERSION}"
     if any(not (cached / name).is_file() for name in FILES) and download:
         fetched = _checked(_from_tarball(_fetch(TARBALL), TARBALL), TARBALL)
-        for name, data in fetched.items():
-            runs.write_bytes(cached / name, data)
+        try:
+            for name, data in fetched.items():
+                runs.write_bytes(cached / name, data)
+        except OSError as problem:
+            raise UnavailableError(
+                f"cannot keep {NAME} in the cache",
+                code="E62",
+                where={"folder": cached},
+                why=problem.strerror or str(problem),
+                fix="set EDGEWISE_CACHE to a folder you can write",
+            ) from problem
     return _checked(_from_folder(cached), cached)
 
 
