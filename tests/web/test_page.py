@@ -1,4 +1,4 @@
-"""The page in a real browser: samples, files, hostile names, bad files, keyboard, and nothing that leaves its origin."""
+"""The page in a real browser: samples, files, hostile names, bad files, keyboard, and no request to elsewhere."""
 
 from __future__ import annotations
 

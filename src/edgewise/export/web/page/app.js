@@ -41,7 +41,8 @@ async function main() {
   listen();
   for (const id of ["camera", "files"]) at(id).disabled = false;
   for (const sample of facts.samples) {
-    addPicture(sample.name, new URL(sample.file, import.meta.url).href, async () => (await fetched(sample.file)).blob());
+    const url = new URL(sample.file, import.meta.url).href;
+    addPicture(sample.name, url, async () => (await fetched(sample.file)).blob());
   }
   await check();
   document.documentElement.dataset.state = "ready";
@@ -56,8 +57,8 @@ function describe() {
     `${counted(facts.labels.length)} classes, ${[facts.precision, facts.scheme].filter(Boolean).join(" ")}, ${size}, ` +
     `${runtime.name} ${runtime.version}`;
   at("input").textContent =
-    `${input.width} x ${input.height} ${input.channels === 3 ? "RGB" : "gray"}, ${input.fit}, ${input.interpolation}, ` +
-    "scaled as in training.";
+    `${input.width} x ${input.height} ${input.channels === 3 ? "RGB" : "gray"}, ${input.fit}, ` +
+    `${input.interpolation}, scaled as in training.`;
   at("meaning").textContent =
     temperature === null
       ? "Confidence is the plain softmax of the logits."
@@ -77,7 +78,10 @@ function listen() {
   for (const name of ["dragleave", "drop"]) addEventListener(name, () => at("view").classList.remove("over"));
   addEventListener("drop", ({ dataTransfer }) => takeFiles([...dataTransfer.files]));
   addEventListener("paste", ({ clipboardData }) => takeFiles([...clipboardData.files]));
-  at("camera").addEventListener("click", () => (camera.open || camera.state === "asking" ? stopCamera() : startCamera()));
+  at("camera").addEventListener("click", () => {
+    if (camera.open || camera.state === "asking") stopCamera();
+    else startCamera();
+  });
   at("device").addEventListener("change", ({ target }) => startCamera(target.value));
   at("threshold").addEventListener("input", () => {
     at("limit").textContent = `${at("threshold").value} %`;

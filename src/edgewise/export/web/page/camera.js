@@ -8,7 +8,8 @@ export const WORDS = {
   live: "",
   waiting: "No new picture from the camera. Waiting for it.",
   lost: "The camera is gone: unplugged, or taken by another program.",
-  denied: "The camera is not allowed for this page. Allow it in the browser's settings for this site, then start again.",
+  denied:
+    "The camera is not allowed for this page. Allow it in the browser's settings for this site, then start again.",
   none: "There is no camera on this device.",
   busy: "The camera cannot be opened. Another program may be using it.",
   insecure: "Browsers give cameras only to pages with https, or at localhost. Pictures work here too.",
@@ -23,7 +24,7 @@ const REASONS = {
   AbortError: "busy",
 };
 
-/** `tell(state)` is called with a key of WORDS whenever the state changes; frames are to be trusted only while "live". */
+/** `tell(state)` is called with a key of WORDS when the state changes; frames are to be trusted only while "live". */
 export class Camera {
   state = "off";
   #video;

@@ -30,7 +30,11 @@ export async function readHeader(blob) {
 }
 
 const READERS = [
-  { format: "PNG", starts: (b) => text(b, 1, 3) === "PNG" && b[0] === 0x89, size: (v) => [v.getUint32(16), v.getUint32(20)] },
+  {
+    format: "PNG",
+    starts: (b) => b[0] === 0x89 && text(b, 1, 3) === "PNG",
+    size: (v) => [v.getUint32(16), v.getUint32(20)],
+  },
   { format: "JPEG", starts: (b) => b[0] === 0xff && b[1] === 0xd8, size: jpegSize },
   { format: "GIF", starts: (b) => text(b, 0, 4) === "GIF8", size: (v) => [v.getUint16(6, true), v.getUint16(8, true)] },
   { format: "BMP", starts: (b) => text(b, 0, 2) === "BM", size: bmpSize },

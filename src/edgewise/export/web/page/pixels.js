@@ -2,8 +2,8 @@
 //
 // Resampling is Pillow's for 8-bit images (libImaging/Resample.c): two passes with weights of 22 fractional bits, each
 // rounded and limited to 0..255, so that their order shows in the last bit. Up to version 12 the width came first;
-// version 13 puts the height first in tall pictures. Box edges are 32-bit floats there, so they are here. Nearest
-// is Pillow's affine scaling (libImaging/Geometry.c), which adds up its positions.
+// version 13 puts the height first in tall pictures. Box edges are 32-bit floats there, so they are here. Nearest is
+// Pillow's affine scaling (libImaging/Geometry.c), which adds up its positions.
 //
 // An image is {width, height, channels, rows(top, count)}; rows gives bytes, row after row, so that a large picture
 // never has to stand in memory as a whole.

@@ -15,7 +15,8 @@ let line = Promise.resolve();
 
 const TASKS = {
   async start(facts) {
-    const threads = self.crossOriginIsolated ? Math.max(1, Math.min(4, Math.floor(navigator.hardwareConcurrency / 2))) : 1;
+    const half = Math.floor(navigator.hardwareConcurrency / 2);
+    const threads = self.crossOriginIsolated ? Math.max(1, Math.min(4, half)) : 1;
     ort.env.logLevel = "error";
     ort.env.wasm.numThreads = threads;
     ort.env.wasm.wasmPaths = {
