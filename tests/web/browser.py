@@ -113,13 +113,16 @@ class Visit:
 
 
 @contextmanager
-def visit(browser: Browser, address: str, **context: Any) -> Iterator[Visit]:
-    """Open a page, wait until it is ready or has failed; at the end it must have done nothing wrong."""
+def visit(browser: Browser, address: str, *, before: str = "", **context: Any) -> Iterator[Visit]:
+    """Open a page, wait until it is ready or has failed; at the end it must have done nothing wrong.
+
+    `before` is a script that runs ahead of the page's own.
+    """
     window = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
     window.set_default_timeout(20_000)
     try:
         page = window.new_page()
-        page.add_init_script(NOTES)
+        page.add_init_script(NOTES + before)
         seen = Visit(page)
         page.on("console", lambda line: seen.problems.append(line.text) if line.type in ("error", "warning") else None)
         page.on("pageerror", lambda problem: seen.problems.append(str(problem)))

@@ -107,6 +107,7 @@ async function takeFiles(files) {
       if (mine !== turn) return;
       problems.push(`${file.name}: ${told(problem)}`);
       at("problems").replaceChildren(...problems.map((line) => element("li", line)));
+      if (!shown) stage("hint");
     }
   }
 }
@@ -129,7 +130,9 @@ function addPicture(name, url, read, own = false) {
       const result = await classified(await read());
       if (mine === turn) present(item, url, name, result);
     } catch (problem) {
-      if (mine === turn) at("problems").replaceChildren(element("li", `${name}: ${told(problem)}`));
+      if (mine !== turn) return;
+      stage("hint");
+      at("problems").replaceChildren(element("li", `${name}: ${told(problem)}`));
     }
   });
   item.append(button);
@@ -153,9 +156,7 @@ async function classified(file) {
 }
 
 function present(item, url, name, result) {
-  at("video").hidden = true;
-  at("hint").hidden = true;
-  at("picture").hidden = false;
+  stage("picture");
   at("picture").src = url;
   at("picture").alt = name;
   for (const one of at("gallery").querySelectorAll("[aria-current]")) one.removeAttribute("aria-current");
@@ -170,8 +171,11 @@ function present(item, url, name, result) {
 function begin() {
   turn += 1;
   at("problems").replaceChildren();
-  if (camera.state !== "off") camera.stop();
-  if (!at("video").hidden) forgetTimes();
+  if (camera.state !== "off") {
+    camera.stop();
+    forgetTimes();
+    stage("hint");
+  }
   clearResult();
   return turn;
 }
@@ -183,17 +187,15 @@ async function startCamera(deviceId = "") {
   forgetTimes();
   await camera.start(deviceId);
   if (mine !== turn || !camera.open) return;
-  at("picture").hidden = true;
-  at("hint").hidden = true;
-  at("video").hidden = false;
+  stage("video");
   listCameras();
   for (;;) {
-    const bitmap = await camera.next();
-    if (mine !== turn || !bitmap) return;
-    const start = performance.now();
-    let result;
+    let result, came;
     try {
-      result = await classifier.frame(bitmap);
+      const frame = await camera.next();
+      if (mine !== turn || !frame) return;
+      came = frame.came;
+      result = await classifier.frame(frame.bitmap);
     } catch (problem) {
       if (mine === turn) {
         stopCamera();
@@ -204,7 +206,7 @@ async function startCamera(deviceId = "") {
     // A label is shown for a live picture only: not after the camera went away, nor while the page is hidden.
     if (mine !== turn || camera.state !== "live" || document.hidden) continue;
     const now = performance.now();
-    noteTimes({ ...result, whole: now - start }, now);
+    noteTimes({ ...result, whole: now - came }, now);
     showResult(result);
     sayWhenSteady(now);
   }
@@ -212,8 +214,12 @@ async function startCamera(deviceId = "") {
 
 function stopCamera() {
   begin();
-  at("video").hidden = true;
-  at("hint").hidden = false;
+  stage("hint");
+}
+
+/** Show one of video, picture and hint; none of them for any other word. */
+function stage(what) {
+  for (const id of ["video", "picture", "hint"]) at(id).hidden = id !== what;
 }
 
 /** Told by the camera whenever its state changes. */
@@ -225,13 +231,9 @@ function cameraIs(state) {
   at("words").hidden = !WORDS[state];
   if (state === "live") return;
   clearResult();
-  if (state === "off") return;
-  at("picture").hidden = true;
-  at("hint").hidden = true;
-  if (!going) {
-    at("video").hidden = true;
-    turn += 1;
-  }
+  if (state === "off" || state === "waiting") return;
+  stage("words");
+  if (!going) turn += 1;
 }
 
 async function listCameras() {

@@ -75,7 +75,7 @@ export class Camera {
     if (this.state !== state) this.#become(state);
   }
 
-  /** The next new frame as an ImageBitmap; null when the stream has ended. */
+  /** The next new frame as {bitmap, came}, `came` by performance.now(); null when the stream has ended. */
   async next() {
     const stream = this.#stream;
     while (stream && this.#stream === stream) {
@@ -85,8 +85,9 @@ export class Camera {
         if (this.state === "live" && !document.hidden) this.#become("waiting");
         continue;
       }
+      const now = performance.now();
       if (this.state !== "live") this.#become("live");
-      return createImageBitmap(this.#video);
+      return { bitmap: await createImageBitmap(this.#video), came: now };
     }
     return null;
   }
@@ -115,21 +116,13 @@ function stopTracks(stream) {
 /** Resolves with true at the video's next frame, with false when none comes. */
 function newFrame(video) {
   return new Promise((resolve) => {
-    let request = 0;
-    const timer = setTimeout(() => {
-      video.cancelVideoFrameCallback?.(request);
-      resolve(false);
-    }, STALL_MS);
-    const done = () => {
+    const request = video.requestVideoFrameCallback(() => {
       clearTimeout(timer);
       resolve(true);
-    };
-    if (video.requestVideoFrameCallback) {
-      request = video.requestVideoFrameCallback(done);
-    } else {
-      const before = video.currentTime; // browsers without frame callbacks: the clock of the video moves on
-      const look = () => (video.currentTime === before ? setTimeout(look, 10) : done());
-      look();
-    }
+    });
+    const timer = setTimeout(() => {
+      video.cancelVideoFrameCallback(request);
+      resolve(false);
+    }, STALL_MS);
   });
 }

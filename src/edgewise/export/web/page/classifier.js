@@ -6,19 +6,22 @@ export class Classifier {
   #worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   #waiting = new Map();
   #last = 0;
+  #broken = "";
 
   constructor() {
     this.#worker.addEventListener("message", ({ data }) => this.#settle(data));
     this.#worker.addEventListener("error", (event) => {
       event.preventDefault();
-      const error = event.message || "the worker cannot be loaded";
-      for (const id of [...this.#waiting.keys()]) this.#settle({ id, error });
+      this.#broken = event.message || "the worker cannot be loaded";
+      for (const id of [...this.#waiting.keys()]) this.#settle({ id, error: this.#broken });
     });
   }
 
   /** Load the runtime and the model. Answers {threads, clockStep}. */
-  start(facts) {
-    return this.#ask("start", { model: facts.model, input: facts.input });
+  async start({ model, input }) {
+    const half = Math.floor(navigator.hardwareConcurrency / 2);
+    const threads = crossOriginIsolated ? Math.max(1, Math.min(4, half)) : 1;
+    return { threads, ...(await this.#ask("start", { model, input, threads })) };
   }
 
   /** Classify a file. Answers {logits, pixels, width, height, ms: {decode, pixels, model}}; throws BadPicture. */
@@ -42,6 +45,7 @@ export class Classifier {
   }
 
   #ask(kind, given, transfer = []) {
+    if (this.#broken) return Promise.reject(new Error(this.#broken));
     this.#last += 1;
     const id = this.#last;
     return new Promise((resolve, reject) => {

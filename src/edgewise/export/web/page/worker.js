@@ -4,7 +4,7 @@
 
 import * as ort from "./onnxruntime/ort.wasm.min.js";
 import { BadPicture, readHeader } from "./header.js";
-import { prepare, whole } from "./pixels.js";
+import { prepare } from "./pixels.js";
 
 const DECODING = { imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none" };
 
@@ -14,27 +14,28 @@ let canvas = null;
 let line = Promise.resolve();
 
 const TASKS = {
-  async start(facts) {
-    const half = Math.floor(navigator.hardwareConcurrency / 2);
-    const threads = self.crossOriginIsolated ? Math.max(1, Math.min(4, half)) : 1;
+  async start({ model, input: wanted, threads }) {
     ort.env.logLevel = "error";
     ort.env.wasm.numThreads = threads;
     ort.env.wasm.wasmPaths = {
       mjs: new URL("./onnxruntime/ort-wasm-simd-threaded.js", import.meta.url).href,
       wasm: new URL("./onnxruntime/ort-wasm-simd-threaded.wasm", import.meta.url).href,
     };
-    const answer = await fetch(new URL(facts.model.file, import.meta.url));
-    if (!answer.ok) throw new Error(`${facts.model.file}: the server answers ${answer.status}`);
+    const answer = await fetch(new URL(model.file, import.meta.url));
+    if (!answer.ok) throw new Error(`${model.file}: the server answers ${answer.status}`);
     session = await ort.InferenceSession.create(new Uint8Array(await answer.arrayBuffer()), {
       executionProviders: ["wasm"],
     });
-    input = facts.input;
-    return { threads, clockStep: clockStep() };
+    input = wanted;
+    return { clockStep: clockStep() };
   },
 
-  /** The pixels of a picture given as RGB bytes. */
+  /** The pixels of a picture given as RGB bytes, on the way that files and frames take, by the canvas. */
   async scale({ width, height, source }) {
-    return { pixels: prepare(whole(width, height, 3, source), input) };
+    const data = new Uint8ClampedArray(width * height * 4).fill(255);
+    for (let i = 0, j = 0; i < source.length; i += 3, j += 4) data.set(source.subarray(i, i + 3), j);
+    const bitmap = await createImageBitmap(new ImageData(data, width, height), DECODING);
+    return { pixels: prepare(drawn(bitmap), input) };
   },
 
   /** The logits of pixels that are ready. */
