@@ -35,7 +35,7 @@ def test_it_checks_itself_and_classifies_samples(browser: Browser, address: str)
         assert found(seen)["scaling"] == {"wrong": 0, "values": 4 * 8 * 8 * 3}
         assert found(seen)["model"]["delta"] < 1e-5
         assert found(seen)["decoding"] == {"largest": 0, "mean": 0, "samples": 3}
-        assert seen.text("#clock").startswith("Medians of the last 60 pictures; 1 thread;")
+        assert seen.text("#clock").startswith("Medians of the last pictures, at most 60; 1 thread;")
         for colour in COLOURS:
             seen.page.get_by_role("button", name=f"{colour}.png").click()
             seen.page.locator("#label", has_text=colour).wait_for()

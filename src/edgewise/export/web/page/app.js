@@ -36,7 +36,7 @@ async function main() {
   const { threads, clockStep: step } = await classifier.start(facts);
   clockStep = step;
   at("clock").textContent =
-    `Medians of the last ${WINDOW} pictures; ${threads === 1 ? "1 thread" : `${threads} threads`}; ` +
+    `Medians of the last pictures, at most ${WINDOW}; ${threads === 1 ? "1 thread" : `${threads} threads`}; ` +
     `this browser's clock steps by ${Number(step.toPrecision(1))} ms.`;
   listen();
   for (const id of ["camera", "files"]) at(id).disabled = false;
@@ -360,7 +360,7 @@ async function check() {
     ["Scaling", `${counted(scaling.wrong)} of ${counted(scaling.values)} values differ from training's`],
     [
       "Model",
-      `largest difference of logits ${model.delta.toPrecision(2)}, ${model.same} of ${model.cases} the same label ` +
+      `largest difference of logits ${model.delta ? model.delta.toExponential(1) : 0}, ${model.same} of ${model.cases} the same label ` +
         `as ${facts.check.runtime}`,
     ],
   ];
