@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from edgewise.device.ort import OrtSession
 from edgewise.errors import ExportError, UnavailableError, UntrustedError
 from edgewise.export.web import folder as web_folder
 from edgewise.export.web import runtime as onnxruntime_web
@@ -82,6 +84,26 @@ def test_other_formats_are_refused(changes: dict[str, str], told: str, unpacked:
         write_web(bundle, tmp_path / "web", runtime=unpacked)
     assert caught.value.code == "X30"
     assert not (tmp_path / "web").exists()
+
+
+def test_answers_that_are_not_finite_are_refused(
+    bundle: Path, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = OrtSession.scores
+    monkeypatch.setattr(
+        OrtSession, "scores", lambda self, batch: np.where(batch.any(), np.inf, 1) * scores(self, batch)
+    )
+    with pytest.raises(ExportError, match="not finite") as caught:
+        write_web(bundle, tmp_path / "web", runtime=unpacked)
+    assert caught.value.code == "X32"
+    assert not (tmp_path / "web").exists()
+
+
+def test_a_temperature_that_nothing_can_be_divided_by_is_left_out(unpacked: Path, tmp_path: Path) -> None:
+    for value, expected in ((0.0, None), (-1.0, None), (2.5, 2.5)):
+        bundle = make_bundle(tmp_path / f"made{value}", thresholds={"temperature": value})
+        write_web(bundle, tmp_path / f"web{value}", runtime=unpacked)
+        assert json.loads((tmp_path / f"web{value}" / "web.json").read_text())["temperature"] == expected
 
 
 def test_a_changed_bundle_is_refused(bundle: Path, unpacked: Path, tmp_path: Path) -> None:
@@ -159,8 +181,17 @@ def test_a_full_disk_leaves_what_was_there(
     assert out.exists() == force
 
 
+@pytest.mark.parametrize(
+    ("stop", "told"),
+    [(PermissionError(13, "Permission denied"), UnavailableError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
 def test_the_old_page_comes_back_when_the_new_one_cannot_take_its_place(
-    bundle: Path, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: BaseException,
+    told: type[BaseException],
+    bundle: Path,
+    unpacked: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "web"
     write_web(bundle, out, runtime=unpacked)
@@ -169,11 +200,11 @@ def test_the_old_page_comes_back_when_the_new_one_cannot_take_its_place(
 
     def refused(self: Path, target: Path) -> Path:
         if self.name == "new":
-            raise PermissionError(13, "Permission denied")
+            raise stop
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(UnavailableError, match="cannot write"):
+    with pytest.raises(told):
         write_web(bundle, out, runtime=unpacked, force=True)
     assert (out / "mark").exists()
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []

@@ -188,6 +188,20 @@ def test_a_missing_model_is_told(browser: Browser, make_page: Callable[..., Path
         seen.problems.clear()
 
 
+def test_a_check_that_cannot_run_is_told_and_the_page_works(
+    browser: Browser, make_page: Callable[..., Path], tmp_path: Path
+) -> None:
+    page = make_page()
+    (page / "check.bin").unlink()
+    with served(page) as address, visit(browser, address) as seen:
+        assert seen.text("#verdict") == "did not run"
+        assert seen.text("#findings") == "check.bin: the server answers 404"
+        seen.choose(paint(tmp_path / "blue.png", "blue"))
+        assert seen.text("#label") == "blue"
+        assert all("404" in line for line in seen.problems)
+        seen.problems.clear()
+
+
 def test_a_page_that_computes_otherwise_says_so(browser: Browser, make_page: Callable[..., Path]) -> None:
     page = make_page()
     facts = json.loads((page / "web.json").read_text())

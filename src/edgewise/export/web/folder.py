@@ -16,6 +16,7 @@ The texts of a bundle reach the page as data (`web.json`) only; none of them sta
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -25,25 +26,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from edgewise.bundle import Manifest, read_manifest
-from edgewise.device import RUNTIMES, Pixels
+from edgewise.device import RUNTIMES
 from edgewise.device.check import check_bundle
-from edgewise.device.preprocess import FORMATS, BadImage, open_image, prepare
 from edgewise.errors import ExportError, UnavailableError
 from edgewise.export.web import runtime as onnxruntime_web
 from edgewise.export.web.parity import TOLERANCE, cases, pass_order, trained_order
 from edgewise.export.web.readme import licence, readme
+from edgewise.export.web.samples import Sample, read_sample
 from edgewise.runs import file_sha256
 
 KIND, FORMAT_VERSION = "edgewise-web", 1
 FACTS = "web.json"
-ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
-"""The picture formats that browsers and `edgewise.device.preprocess` both read."""
-
 _PAGE = Path(__file__).parent / "page"
-_GPS = 0x8825  # the EXIF directory of a position
 
 
 @dataclass(frozen=True)
@@ -60,16 +55,6 @@ class WebFolder:
     def total_bytes(self) -> int:
         """The size of all files."""
         return sum(self.files.values())
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """A sample picture: where it is, its name on the page and in the folder, and its pixels as the model sees them."""
-
-    path: Path
-    file: str
-    pixels: Pixels
-    notes: list[str]
 
 
 def write_web(
@@ -92,7 +77,8 @@ def write_web(
         force: replace a web folder that stands at `out`; anything else is left alone.
 
     Raises:
-        ExportError: X30, the bundle's format does not run in browsers; X31, a sample cannot be shown by them.
+        ExportError: X30, the bundle's format does not run in browsers; X31, a sample cannot be shown by them; X32, the
+            model's answers are not finite.
         UnavailableError: onnxruntime-web is not there (E60-E62), `out` stands already (E63) or cannot be written (E64).
         UntrustedError: the bundle is damaged, or its model does not answer as the manifest says.
     """
@@ -107,7 +93,7 @@ def write_web(
             fix="give a bundle of format onnx of the same model",
         )
     check_bundle(bundle)
-    taken = [_sample(path, number, manifest) for number, path in enumerate(samples, 1)]
+    taken = [read_sample(path, number, manifest.input) for number, path in enumerate(samples, 1)]
     runs_on = onnxruntime_web.runtime_files(runtime, download=download)
     with _appearing(out, force) as staging:
         for page in sorted(_PAGE.iterdir()):
@@ -121,7 +107,7 @@ def write_web(
         facts = {**_facts(bundle, manifest), **_write_check(bundle, manifest, taken, staging / "check.bin")}
         _put(staging / "README.md", readme(manifest).encode("utf-8", "replace"))
         hashes = {name: file_sha256(staging / name) for name in _sizes(staging)}
-        _put(staging / FACTS, json.dumps({**facts, "files": hashes}, indent=1).encode())
+        _put(staging / FACTS, json.dumps({**facts, "files": hashes}, indent=1, allow_nan=False).encode())
         sizes = _sizes(staging)
     notes = [note for sample in taken for note in sample.notes] + _order_notes(manifest)
     return WebFolder(out, manifest.name, f"{onnxruntime_web.NAME} {onnxruntime_web.VERSION}", sizes, notes)
@@ -143,7 +129,7 @@ def _facts(bundle: Path, manifest: Manifest) -> dict[str, Any]:
         "scheme": manifest.scheme,
         "labels": manifest.labels,
         "input": {**manifest.input.preprocessing(), "order": pass_order()},
-        "temperature": manifest.thresholds.get("temperature"),
+        "temperature": _temperature(manifest),
         "model": {"file": "model.onnx", "bytes": size, "sha256": manifest.files[manifest.model_file]},
         "runtime": {
             "name": onnxruntime_web.NAME,
@@ -153,7 +139,13 @@ def _facts(bundle: Path, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _write_check(bundle: Path, manifest: Manifest, taken: Sequence[_Sample], path: Path) -> dict[str, Any]:
+def _temperature(manifest: Manifest) -> float | None:
+    """The bundle's temperature; None where it has none, or none that a logit can be divided by."""
+    value = manifest.thresholds.get("temperature")
+    return value if value is not None and math.isfinite(value) and value > 0 else None
+
+
+def _write_check(bundle: Path, manifest: Manifest, taken: Sequence[Sample], path: Path) -> dict[str, Any]:
     """Write `check.bin` and return the parts of `web.json` that say what lies where in it.
 
     Pictures are uint8 RGB, pixels are uint8 of the model's input shape; logits stand in the JSON.
@@ -186,37 +178,6 @@ def _write_check(bundle: Path, manifest: Manifest, taken: Sequence[_Sample], pat
         "cases": found,
     }
     return {"check": check, "samples": shown}
-
-
-def _sample(path: Path, number: int, manifest: Manifest) -> _Sample:
-    """Decode a sample as the model would get it.
-
-    Raises:
-        ExportError: X31, it cannot be decoded, or browsers cannot show its format.
-    """
-    try:
-        pixels = prepare(open_image(path), **manifest.input.preprocessing())
-        with Image.open(path, formats=FORMATS) as header:
-            form = header.format or ""
-            located = bool(header.getexif().get_ifd(_GPS))
-    except BadImage as problem:
-        raise _bad_sample(path, str(problem)) from problem
-    if form not in ENDINGS:
-        raise _bad_sample(path, f"browsers do not show {form} pictures")
-    name = path.name.encode("utf-8", "replace").decode()
-    notes = [f"{name} tells where it was taken (GPS position in its EXIF data)"] if located else []
-    return _Sample(path, f"samples/{number}{ENDINGS[form]}", pixels, notes)
-
-
-def _bad_sample(path: Path, why: str) -> ExportError:
-    known = ", ".join(sorted(set(ENDINGS) - {"MPO"}))
-    return ExportError(
-        "this sample cannot be shown on the page",
-        code="X31",
-        where={"file": path},
-        why=why,
-        fix=f"give a whole picture of one of these formats: {known}",
-    )
 
 
 def _order_notes(manifest: Manifest) -> list[str]:
@@ -271,10 +232,10 @@ def _appearing(out: Path, force: bool) -> Iterator[Path]:
             out.rename(room / "old")
         staging.rename(out)
     except OSError as problem:
-        if (room / "old").exists() and not out.exists():
-            (room / "old").rename(out)
         raise _unwritable(out, problem) from problem
     finally:
+        if (room / "old").exists() and not out.exists():  # an interruption counts as well
+            (room / "old").replace(out)
         shutil.rmtree(room, ignore_errors=True)
 
 

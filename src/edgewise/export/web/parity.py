@@ -13,6 +13,7 @@ from PIL import Image
 from edgewise.bundle import InputSpec
 from edgewise.device.base import Pixels, Session
 from edgewise.device.preprocess import prepare
+from edgewise.errors import ExportError
 
 SIDE = 256
 """Longest side of a check picture."""
@@ -34,6 +35,9 @@ def cases(spec: InputSpec, session: Session) -> list[Case]:
     """Noisy pictures of four shapes: shrunk, stretched, tall (where the order of the passes shows), and fitting.
 
     Seeded, so that the same bundle gives the same page.
+
+    Raises:
+        ExportError: X32, a logit is not finite.
     """
     random = np.random.default_rng(0)
     shapes = [
@@ -47,8 +51,15 @@ def cases(spec: InputSpec, session: Session) -> list[Case]:
         height, width = min(SIDE, height), min(SIDE, width)
         source = _picture(random, height, width)
         pixels = prepare(Image.fromarray(source), **spec.preprocessing())
-        logits = [float(value) for value in session.scores(pixels[np.newaxis])[0]]
-        found.append(Case(source, pixels, logits))
+        scores = session.scores(pixels[np.newaxis])[0]
+        if not np.isfinite(scores).all():
+            raise ExportError(
+                "the model's answers are not finite",
+                code="X32",
+                where={"picture": f"{width} x {height}, noise"},
+                fix="choose another precision or scheme",
+            )
+        found.append(Case(source, pixels, [float(value) for value in scores]))
     return found
 
 

@@ -188,7 +188,7 @@ async function startCamera(deviceId = "") {
   await camera.start(deviceId);
   if (mine !== turn || !camera.open) return;
   stage("video");
-  listCameras();
+  listCameras().catch(() => (at("devices").hidden = true)); // the open camera does without the list
   for (;;) {
     let result, came;
     try {
@@ -351,7 +351,17 @@ async function check() {
   at("again").disabled = true;
   at("verdict").textContent = "running";
   at("verdict").className = "tag";
-  const found = await selfCheck(classifier, facts);
+  try {
+    showCheck(await selfCheck(classifier, facts));
+  } catch (problem) {
+    at("verdict").textContent = "did not run";
+    at("verdict").className = "tag bad";
+    at("findings").replaceChildren(element("dd", problem.message));
+  }
+  at("again").disabled = false;
+}
+
+function showCheck(found) {
   const { scaling, model, decoding } = found;
   const passed = scaling.wrong === 0 && model.passed;
   at("verdict").textContent = passed ? "agrees with edgewise" : "differs from edgewise";
@@ -377,7 +387,6 @@ async function check() {
     }),
   );
   at("findings").dataset.found = JSON.stringify(found);
-  at("again").disabled = false;
 }
 
 function element(name, text = "") {

@@ -30,6 +30,7 @@ export class Camera {
   #video;
   #tell;
   #stream = null;
+  #asked = 0;
 
   constructor(video, tell) {
     this.#video = video;
@@ -46,6 +47,8 @@ export class Camera {
     this.stop();
     if (!navigator.mediaDevices?.getUserMedia) return this.#become("insecure");
     this.#become("asking");
+    this.#asked += 1;
+    const asked = this.#asked;
     const which = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "environment" };
     let stream;
     try {
@@ -54,10 +57,10 @@ export class Camera {
         audio: false,
       });
     } catch (problem) {
-      if (this.state === "asking") this.#become(REASONS[problem.name] ?? "busy");
+      if (this.state === "asking" && asked === this.#asked) this.#become(REASONS[problem.name] ?? "busy");
       return undefined;
     }
-    if (this.state !== "asking") return stopTracks(stream); // stopped meanwhile
+    if (this.state !== "asking" || asked !== this.#asked) return stopTracks(stream); // stopped or asked anew meanwhile
     this.#stream = stream;
     const [track] = stream.getVideoTracks();
     track.addEventListener("ended", () => this.#stream === stream && this.stop("lost"));

@@ -19,7 +19,7 @@ export class Classifier {
 
   /** Load the runtime and the model. Answers {threads, clockStep}. */
   async start({ model, input }) {
-    const half = Math.floor(navigator.hardwareConcurrency / 2);
+    const half = Math.floor((navigator.hardwareConcurrency ?? 2) / 2);
     const threads = crossOriginIsolated ? Math.max(1, Math.min(4, half)) : 1;
     return { threads, ...(await this.#ask("start", { model, input, threads })) };
   }
