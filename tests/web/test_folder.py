@@ -33,16 +33,6 @@ from tests.web.conftest import paint
 pytestmark = pytest.mark.slow  # hashes and writes 14 MB each time; onnxruntime-web has to be there
 
 
-@pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three files as `npm install` leaves them."""
-    place = tmp_path_factory.mktemp("npm") / "node_modules" / "onnxruntime-web" / "dist"
-    place.mkdir(parents=True)
-    for name, data in onnxruntime_web.runtime_files(runtime()).items():
-        (place / name).write_bytes(data)
-    return place.parents[2]
-
-
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return make_bundle(tmp_path / "made")

@@ -23,7 +23,7 @@ from edgewise.export.web import write_web
 from edgewise.models import Model, create_model
 from edgewise.recipe import DataOptions, TrainOptions
 from edgewise.train import Setup, fit
-from tests.web.browser import Visit, runtime, served, visit
+from tests.web.browser import Visit, served, visit
 
 pytestmark = pytest.mark.slow
 
@@ -84,12 +84,12 @@ def in_browser(seen: Visit, names: tuple[str, ...], images: np.ndarray) -> dict[
     return {name: np.array(told[f"{name}.onnx"], np.float32) for name in names}
 
 
-def page_of(model: Model, file: Path, folder: Path, precision: str = "fp32") -> Path:
+def page_of(model: Model, file: Path, folder: Path, runtime: Path, precision: str = "fp32") -> Path:
     manifest = Manifest(
         "digits", "onnx", precision, "", "model.onnx", model.input, list(model.labels), thresholds={"temperature": 1.5}
     )
     write_bundle(folder / "bundle", manifest, file, {})
-    write_web(folder / "bundle", folder / "web", runtime=runtime())
+    write_web(folder / "bundle", folder / "web", runtime=runtime)
     return folder / "web"
 
 
@@ -105,10 +105,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def answers(trained: Trained, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def answers(
+    trained: Trained, browser: Browser, unpacked: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
     """Logits of every file in the browser; float32 (IMAGES, classes) each."""
     folder = tmp_path_factory.mktemp("page")
-    page = page_of(trained.model, trained.files["fp32"], folder)
+    page = page_of(trained.model, trained.files["fp32"], folder, unpacked)
     for name, path in trained.files.items():
         (page / f"{name}.onnx").write_bytes(path.read_bytes())
     with served(page) as address, visit(browser, address) as seen:
@@ -135,8 +137,8 @@ def test_decisions_are_those_of_python(
         assert delta < 1e-3
 
 
-def test_an_int8_page_checks_itself(trained: Trained, browser: Browser, tmp_path: Path) -> None:
-    page = page_of(trained.model, trained.files["u8s8-rr"], tmp_path, "int8")
+def test_an_int8_page_checks_itself(trained: Trained, browser: Browser, unpacked: Path, tmp_path: Path) -> None:
+    page = page_of(trained.model, trained.files["u8s8-rr"], tmp_path, unpacked, "int8")
     with served(page) as address, visit(browser, address) as seen:
         assert seen.text("#verdict") == "agrees with edgewise"
         found = json.loads(seen.page.locator("#findings").get_attribute("data-found") or "")
