@@ -119,7 +119,7 @@ def visit(browser: Browser, address: str, *, before: str = "", **context: Any) -
     `before` is a script that runs ahead of the page's own.
     """
     window = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
-    window.set_default_timeout(20_000)
+    window.set_default_timeout(60_000)
     try:
         page = window.new_page()
         page.add_init_script(NOTES + before)
