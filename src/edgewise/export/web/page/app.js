@@ -159,7 +159,7 @@ function present(item, url, name, result) {
   stage("picture");
   at("picture").src = url;
   at("picture").alt = name;
-  for (const one of at("gallery").querySelectorAll("[aria-current]")) one.removeAttribute("aria-current");
+  at("gallery").querySelector("[aria-current]")?.removeAttribute("aria-current");
   item.firstChild.setAttribute("aria-current", "true");
   item.firstChild.lastChild.textContent = facts.labels[best(result.logits)];
   noteTimes(result);
@@ -260,6 +260,7 @@ function clearResult() {
   at("announce").textContent = "";
   at("top").replaceChildren();
   at("fps").textContent = "–";
+  at("gallery").querySelector("[aria-current]")?.removeAttribute("aria-current");
   const context = at("pixels").getContext("2d");
   context.clearRect(0, 0, at("pixels").width, at("pixels").height);
 }
