@@ -30,7 +30,11 @@ MAX_RECIPE_BYTES = 1_000_000
 
 _SEE_EXAMPLE = "`edgewise recipe` prints every key with its meaning"
 
-Precision = Literal["fp32", "int8"]
+Format = Literal["onnx", "openvino", "ncnn", "litert", "executorch"]
+Precision = Literal["fp32", "fp16", "int8"]
+LOWEST_OPSET = 13
+HIGHEST_OPSET = 20
+"""What the TorchScript exporter writes."""
 Scheme = Literal["auto", "u8s8", "u8s8-rr", "s8s8", "u8s8-qop", "u8s8-rr-qop", "s8s8-qop"]
 
 
@@ -335,18 +339,29 @@ class Variant(Strict):
 class ExportOptions(Strict):
     """What is written for the device."""
 
-    formats: tuple[Literal["onnx"], ...] = ("onnx",)
-    """Model file formats."""
-    precisions: tuple[Precision, ...] = ("fp32", "int8")
-    """Number formats; each gives a bundle per variant."""
+    formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx",)
+    """Model file formats; what is not installed is told and the others go on."""
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "int8")
+    """Number formats; each gives a bundle per variant and format."""
+    opset: int = LOWEST_OPSET
+    """Opset of ONNX files, 13 to 20; old boards read 13 (onnxruntime 1.7, TensorRT 8.0 and later)."""
     int8: Scheme = "auto"
-    """The int8 scheme; auto tries each on this CPU and keeps the fastest whose drop is allowed."""
+    """The int8 scheme of ONNX files; auto tries each on this CPU and keeps the fastest whose drop is allowed."""
     int8_max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest drop of validation macro F1 against the same model in fp32 for a scheme to pass in auto."""
     calibration_images: Annotated[int, Field(ge=1)] = 256
     """Training images, spread evenly over the classes, that set the int8 ranges."""
     parity_images: Annotated[int, Field(ge=1)] = 256
     """Least number of real images on which each file is compared with its torch model; all test images are used."""
+
+    @pydantic.field_validator("opset")
+    @classmethod
+    def _known_opset(cls, value: int) -> int:
+        if value < LOWEST_OPSET:
+            raise ValueError(f"{LOWEST_OPSET} is the lowest: before it, ONNX has no int8 weights per channel")
+        if value > HIGHEST_OPSET:
+            raise ValueError(f"{HIGHEST_OPSET} is the highest that the exporter of PyTorch writes")
+        return value
 
 
 class MeasureOptions(Strict):
