@@ -7,7 +7,7 @@
     manifest.json   format version, input, labels, precision, lineage, measured figures, sha256 of every other file
     labels.txt      one label a line, in the order of the logits
     README.md       how to run it
-    runner.py       verify it, and classify with and time onnx models, with nothing but Python 3.6, numpy, Pillow and the
+    runner.py       verify it; classify with and time onnx models with nothing but Python 3.6, numpy, Pillow and the
                     runtime
 """
 
@@ -109,11 +109,11 @@ def readme(manifest: Manifest, install: str, example: str) -> str:
     """
     spec = manifest.input
     colour = "RGB" if spec.channels == 3 else "gray"
-    scheme = f" ({manifest.scheme})" if manifest.scheme else ""
+    kind = f"{manifest.format} {manifest.precision}" + (f" ({manifest.scheme})" if manifest.scheme else "")
     use = _RUNNER if manifest.format == "onnx" else _OTHER_RUNTIME
     return f"""# {manifest.name}
 
-An image classifier for {len(manifest.labels)} classes, {manifest.format} {manifest.precision}{scheme}, written by edgewise.
+An image classifier for {len(manifest.labels)} classes, {kind}, written by edgewise.
 {use.format(install=install, example=example.strip(), format=manifest.format)}
 Input `image`: uint8, (N, {spec.height}, {spec.width}, {spec.channels}), {colour}, 0..255, "{spec.fit}" fitted with
 {spec.interpolation} interpolation; the model normalises. Output `logits`: float32, (N, {len(manifest.labels)}), in the

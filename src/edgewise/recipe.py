@@ -15,7 +15,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -362,6 +362,12 @@ class ExportOptions(Strict):
         if value > HIGHEST_OPSET:
             raise ValueError(f"{HIGHEST_OPSET} is the highest that the exporter of PyTorch writes")
         return value
+
+
+def every(options: ExportOptions, *, precisions: bool = True) -> ExportOptions:
+    """These options with all formats, and with all precisions where that is wanted too."""
+    more = {"precisions": get_args(Precision)} if precisions else {}
+    return options.model_copy(update={"formats": get_args(Format), **more})
 
 
 class MeasureOptions(Strict):

@@ -272,8 +272,8 @@ class Attempt:
 class ExportResult:
     """The status table of one export, stored as `export.json`; one of its models stands in `formats.json` of a bundle.
 
-    `to` is "auto" or the formats asked for. `noise` is, for each model, the difference of ratios that its timing session
-    shows where there is none.
+    `to` is "auto" or the formats asked for. `noise` is, for each model, the difference of ratios that its timing
+    session shows where there is none.
     """
 
     run: str

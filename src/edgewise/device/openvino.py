@@ -13,8 +13,8 @@ from edgewise.device.base import Pixels, Scores, Session
 from edgewise.errors import UnavailableError, UntrustedError
 
 PRECISION = "f32"
-"""What float layers compute in. On CPUs with AMX or AVX-512 BF16 the plugin's own choice is bf16, which changes answers;
-and it would be another one on the next machine."""
+"""What float layers compute in. On CPUs with AMX or AVX-512 BF16 the plugin's own choice is bf16, which changes
+answers, and would be another one on the next machine."""
 
 
 def import_openvino() -> Any:

@@ -48,7 +48,7 @@ class Exporter(Protocol):
     """The int8 schemes it knows, in the order they are tried."""
 
     def missing(self) -> str:
-        """The command that installs what this exporter lacks here, "" when nothing is missing. Imports nothing heavy."""
+        """The command that installs what this exporter lacks here, "" when nothing is; imports nothing heavy."""
         ...
 
     def can_export(self, model: Model) -> list[str]:

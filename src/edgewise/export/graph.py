@@ -16,8 +16,8 @@ CAST_BYTES = 64
 def store_halves(proto: onnx.ModelProto) -> None:
     """Store the weights as float16, each followed by a Cast to float32, which the runtime does once when it loads.
 
-    Arithmetic stays float32: the CPU kernels of onnxruntime have next to no float16, and would cast to and fro for every
-    layer. Weights beyond the range of float16 stay as they are.
+    Arithmetic stays float32: the CPU kernels of onnxruntime have next to no float16, and would cast to and fro for
+    every layer. Weights beyond the range of float16 stay as they are.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -75,7 +75,7 @@ def fold_scale(proto: onnx.ModelProto) -> None:
 def _normalisation(
     graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]
 ) -> tuple[onnx.NodeProto, onnx.NodeProto, onnx.NodeProto] | None:
-    """The Mul, Add and Conv that follow the cast of the pixels, each read by the next alone and with constant weights."""
+    """The Mul, Add and Conv after the cast of the pixels, each read by the next alone and with constant weights."""
     cast = next((node for node in graph.node if node.op_type == "Cast"), None)
     if cast is None:
         return None
