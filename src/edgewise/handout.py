@@ -123,7 +123,7 @@ def _decide(tried: Tried, *, auto: bool) -> Tried:
     rows = []
     for row in tried.attempts:
         kept = row is best if auto else row.state == "written"
-        rows.append(dataclasses.replace(row, kept=kept, bundle=row.bundle if kept else ""))
+        rows.append(dataclasses.replace(row, kept=kept))
     return dataclasses.replace(tried, attempts=rows)
 
 

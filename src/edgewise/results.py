@@ -247,7 +247,8 @@ class Attempt:
     model or loses too much; "failed" could not be written; "missing" needs something that is not installed here.
     `ratio` compares the `model` clock with `reference` (a file of this table) by paired interleaved blocks; below 1 is
     faster. `kept` is False for what passed and was left aside by `--to auto`. `reason` says why not, or what else is to
-    be known. `bundle` is relative to the folder of the table, "" where there is none.
+    be known. `bundle` is the name of its bundle, which stands in the folder of the table when it was `kept`; "" where
+    none was written.
     """
 
     model: str

@@ -158,7 +158,7 @@ def _quantized(floating: Path, spec: ExportSpec, scheme: Scheme, model: Model) -
         quant_pre_process(str(floating), str(prepared), skip_symbolic_shape=True)
     output = spec.workspace / f"{spec.scheme}.onnx"
     activations = QuantType.QUInt8 if scheme.unsigned else QuantType.QInt8
-    with _hushed():
+    with hushed():
         quantize_static(
             str(prepared),
             str(output),
@@ -179,8 +179,8 @@ def _quantized(floating: Path, spec: ExportSpec, scheme: Scheme, model: Model) -
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep onnxruntime's quantizer from logging advice about schemes that are tried on purpose."""
+def hushed() -> Iterator[None]:
+    """Keep quantizers from logging advice about schemes that are tried on purpose."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgewise.device.openvino import import_openvino
 from edgewise.errors import ExportError, UnavailableError
 from edgewise.export.base import ExportSpec, missing_modules
-from edgewise.export.onnx import write_float
+from edgewise.export.onnx import hushed, write_float
 
 if TYPE_CHECKING:
     from edgewise.models import Model
@@ -75,7 +75,7 @@ def _quantized(graph: Any, spec: ExportSpec) -> Any:
         raise ExportError("int8 needs calibration images", code="X02", fix="give training images")
     nncf = import_nncf()
     images = [image[None] for image in spec.calibration]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # progress bars
+    with hushed(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # progress bars
         warnings.simplefilter("ignore")
         return nncf.quantize(
             graph,
@@ -96,7 +96,8 @@ def import_nncf() -> Any:
     """
     import_openvino()
     try:
-        import nncf
+        with hushed():
+            import nncf
     except ImportError as problem:
         raise UnavailableError("nncf cannot be imported", code="E81", why=str(problem), fix=INSTALL) from problem
     nncf.set_log_level(logging.ERROR)

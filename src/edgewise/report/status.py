@@ -34,10 +34,13 @@ def print_status(result: ExportResult, console: Console) -> None:
                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             console.print("  " + "  ".join(cells).rstrip(), markup=False, highlight=False, soft_wrap=True)
+        reasons: dict[tuple[str, str], list[str]] = {}
         for attempt in result.attempts:
             if attempt.model == model and attempt.reason:
-                line = f"  {attempt.format} {attempt.precision}: {clean(attempt.reason)}"
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                reasons.setdefault((attempt.format, attempt.reason), []).append(attempt.precision)
+        for (format_, reason), precisions in reasons.items():
+            line = f"  {format_} {', '.join(precisions)}: {clean(reason)}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         reference = next((row.reference for row in result.attempts if row.model == model and row.reference), "")
         if reference:
             noise = show_share(result.noise[model])
@@ -51,6 +54,8 @@ def print_status(result: ExportResult, console: Console) -> None:
 def _cells(row: Attempt) -> tuple[str, ...]:
     precision = f"{row.precision} {row.scheme}".strip()
     ratio = NONE if row.ratio is None else show_ratio(row.ratio.value, row.ratio.low, row.ratio.high)
+    if row.bundle and row.bundle == row.reference:
+        ratio = "1"  # its record holds the A/A ratio, which the noise tells
     checked = row.parity
     return (
         row.format,
