@@ -520,15 +520,15 @@ def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]
     with job.progress.task("export", len(built)) as advance:
         for one in built:
             precisions = {"base": ("fp32", *options.precisions), "variant": options.precisions, "control": ("fp32",)}
-            for format_ in [one_ for one_ in options.formats if one_ not in lacking]:
-                order = Order(
-                    name=one.name,
-                    model=one.model,
-                    precisions=precisions[one.role],
-                    folder=job.run.bundles_dir,
-                    workspace=scratch / f"{one.name}-{format_}",
-                    lineage=lineage(one, job.recipe, job.dataset),
-                )
+            order = Order(
+                name=one.name,
+                model=one.model,
+                precisions=precisions[one.role],
+                folder=job.run.bundles_dir,
+                workspace=scratch / one.name,
+                lineage=lineage(one, job.recipe, job.dataset),
+            )
+            for format_ in [known for known in options.formats if known not in lacking]:
                 outcome = deliver(order, format_, job.dataset, options, seed=job.recipe.seed, progress=job.progress)
                 job.candidates += outcome.candidates
                 job.failures += outcome.failures

@@ -66,7 +66,8 @@ def deliver(
     for precision in [one for one in precisions if one not in known]:
         failed(precision, f"{format_} files are not written in {precision}; it writes {', '.join(known)}")
     try:
-        desk = Desk(order, format_, dataset, options, seed)
+        place = dataclasses.replace(order, workspace=order.workspace / format_)
+        desk = Desk(place, format_, dataset, options, seed)
         floating = desk.write("fp32", "")
     except Exception as problem:  # noqa: BLE001 - converters raise what they like, and the other formats go on
         for precision in [one for one in precisions if one in known]:

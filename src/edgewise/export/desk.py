@@ -35,7 +35,8 @@ BLAME_IMAGES = 8
 class Order:
     """A model that is to be delivered, and what its bundles shall be called and say.
 
-    folder: where its bundles go. workspace: scratch space of its own.
+    folder: where its bundles go. workspace: scratch space of its own, one for each format. answers: torch's logits,
+    which the formats of an order share; filled in when they are first needed.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Order:
     folder: Path
     workspace: Path
     lineage: dict[str, Any]
+    answers: dict[str, Scores] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,13 @@ class Desk:
             "parity": np.concatenate([self.test.images, *more]) if more else self.test.images,
         }
         self.calibration = calibration_images(dataset.train, options.calibration_images, seed)
-        self._expected: dict[str, Scores] = {}
 
     def expected(self, part: str) -> Scores:
         """Torch's logits for "val", or for "parity" (the test images come first), computed once."""
-        if part not in self._expected:
-            self._expected[part] = logits(self.order.model, self._images[part])
-        return self._expected[part]
+        answers = self.order.answers
+        if part not in answers:
+            answers[part] = logits(self.order.model, self._images[part])
+        return answers[part]
 
     def scores(self, path: Path, part: str) -> Scores:
         """The file's logits in its own runtime."""

@@ -47,8 +47,7 @@ def try_all(order: Order, dataset: Dataset, options: ExportOptions, *, seed: int
                 Attempt(order.name, format_, precision, "missing", reason=missing) for precision in order.precisions
             ]
             continue
-        place = dataclasses.replace(order, workspace=order.workspace / format_)
-        outcome = deliver(place, format_, dataset, options, seed=seed, progress=progress)
+        outcome = deliver(order, format_, dataset, options, seed=seed, progress=progress)
         tried.candidates += outcome.candidates
         made = {one.name: one for one in outcome.exported}
         failed = {one.name: one.reason for one in outcome.failures}
