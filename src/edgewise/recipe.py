@@ -11,7 +11,7 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -24,7 +24,11 @@ from edgewise.written import Lines, Written, read_written
 
 M = TypeVar("M", bound=BaseModel)
 
-Precision = Literal["fp32", "int8"]
+Format = Literal["onnx", "openvino", "ncnn", "litert", "executorch"]
+Precision = Literal["fp32", "fp16", "int8"]
+LOWEST_OPSET = 13
+HIGHEST_OPSET = 20
+"""What the TorchScript exporter writes."""
 Scheme = Literal["auto", "u8s8", "u8s8-rr", "s8s8", "u8s8-qop", "u8s8-rr-qop", "s8s8-qop"]
 
 
@@ -319,18 +323,35 @@ class Variant(Strict):
 class ExportOptions(Strict):
     """What is written for the device."""
 
-    formats: tuple[Literal["onnx"], ...] = ("onnx",)
-    """Model file formats."""
-    precisions: tuple[Precision, ...] = ("fp32", "int8")
-    """Number formats; each gives a bundle per variant."""
+    formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx",)
+    """Model file formats; what is not installed is told and the others go on."""
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "int8")
+    """Number formats; each gives a bundle per variant and format."""
+    opset: int = LOWEST_OPSET
+    """Opset of ONNX files, 13 to 20; old boards read 13 (onnxruntime 1.7, TensorRT 8.0 and later)."""
     int8: Scheme = "auto"
-    """The int8 scheme; auto tries each on this CPU and keeps the fastest whose drop is allowed."""
+    """The int8 scheme of ONNX files; auto tries each on this CPU and keeps the fastest whose drop is allowed."""
     int8_max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest drop of validation macro F1 against the same model in fp32 for a scheme to pass in auto."""
     calibration_images: Annotated[int, Field(ge=1)] = 256
     """Training images, spread evenly over the classes, that set the int8 ranges."""
     parity_images: Annotated[int, Field(ge=1)] = 256
     """Least number of real images on which each file is compared with its torch model; all test images are used."""
+
+    @pydantic.field_validator("opset")
+    @classmethod
+    def _known_opset(cls, value: int) -> int:
+        if value < LOWEST_OPSET:
+            raise ValueError(f"{LOWEST_OPSET} is the lowest: before it, ONNX has no int8 weights per channel")
+        if value > HIGHEST_OPSET:
+            raise ValueError(f"{HIGHEST_OPSET} is the highest that the exporter of PyTorch writes")
+        return value
+
+
+def every(options: ExportOptions, *, precisions: bool = True) -> ExportOptions:
+    """These options with all formats, and with all precisions where that is wanted too."""
+    more = {"precisions": get_args(Precision)} if precisions else {}
+    return options.model_copy(update={"formats": get_args(Format), **more})
 
 
 class MeasureOptions(Strict):
