@@ -335,8 +335,8 @@ class Variant(Strict):
 class ExportOptions(Strict):
     """What is written for the device."""
 
-    formats: tuple[Literal["onnx"], ...] = ("onnx",)
-    """Model file formats."""
+    formats: tuple[Literal["onnx", "packed"], ...] = ("onnx",)
+    """Model file formats: onnx, and packed, the fp32 onnx file with few-valued weights stored in few bits."""
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     """Number formats; each gives a bundle per variant."""
     int8: Scheme = "auto"

@@ -206,7 +206,7 @@ def test_no_bundle_another_format_and_a_broken_model(
     assert "error[U02]" in capsys.readouterr().err
     edit(bundle, format="ncnn")
     assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 4
-    assert "error[E33]: this runner runs onnx bundles only" in capsys.readouterr().err
+    assert "error[E33]: this runner runs onnx and packed bundles only" in capsys.readouterr().err
     (bundle / "model.onnx").write_bytes(b"junk")
     edit(bundle, format="onnx", files={"model.onnx": hashlib.sha256(b"junk").hexdigest()})
     assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 6
