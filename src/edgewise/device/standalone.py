@@ -1,39 +1,37 @@
-"""The `runner.py` of a bundle: one file, with the one preprocessing and the unpacking written into it."""
+"""The `runner.py` of a bundle: one file, with the one preprocessing implementation written into it."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import re
 from types import ModuleType
 
-from edgewise.device import packed, preprocess, runner
+from edgewise.device import runner
 
-_MARK = "from edgewise."
-_PARTS: tuple[tuple[ModuleType, str], ...] = (
-    (packed, "the bytes are those of the file that was packed"),
-    (preprocess, "the pixels are those that the model was trained on"),
-)
+_IMPORT = re.compile(r"from (edgewise\S*) import [^(\\]+$")
+_BAR = "# " + "-" * 117 + "\n"
 
 
 def runner_source() -> str:
-    """The text of `runner.py`: `edgewise.device.runner` with the modules of `_PARTS` in place of their imports.
+    """The text of `runner.py`: `edgewise.device.runner` with what it imports of edgewise in place of the imports.
 
-    All are written for Python 3.6, so the result needs nothing of edgewise and runs on old boards. They share one room
-    of names there; a test sees to it that none is taken twice.
+    All of it is written for Python 3.6, so the result needs nothing of edgewise and runs on old boards.
     """
-    texts = {f"from {part.__name__} import ": _shared(part, note) for part, note in _PARTS}
-    found = []
-    lines = inspect.getsource(runner).splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        if line.startswith(_MARK):
-            mark = line[: line.index("import ") + len("import ")]
-            found.append(mark)
-            lines[number] = texts.get(mark, line)
-    if sorted(found) != sorted(texts):
-        raise RuntimeError(f"runner.py imports of edgewise: {found} instead of each of {sorted(texts)} once")
-    return "".join(lines)
+    return _inlined(runner, set())
 
 
-def _shared(part: ModuleType, note: str) -> str:
-    bar = "# " + "-" * 117 + "\n"
-    name = part.__name__.replace(".", "/")
-    return f"{bar}# {name}.py, unchanged: {note}.\n\n{inspect.getsource(part)}\n{bar}"
+def _inlined(module: ModuleType, done: set[str]) -> str:
+    """A module's source with each line that imports from edgewise replaced by that module's own, once each."""
+    out = []
+    for line in inspect.getsource(module).splitlines(keepends=True):
+        found = _IMPORT.match(line)
+        if found is None:
+            if re.match(r"\s*(from|import)\s+edgewise", line):
+                raise RuntimeError(f"{module.__name__} imports from edgewise in more than a line: {line.strip()}")
+            out.append(line)
+        elif found[1] not in done:
+            done.add(found[1])
+            path = found[1].replace(".", "/") + ".py"
+            out += [_BAR, f"# {path}, unchanged.\n\n", _inlined(importlib.import_module(found[1]), done), "\n", _BAR]
+    return "".join(out)

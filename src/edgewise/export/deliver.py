@@ -104,7 +104,7 @@ def deliver(
         floating = desk.write("fp32", "")
         if "fp32" in order.precisions:
             outcome.exported.append(desk.bundle(floating, "fp32", ""))
-        if "int8" in order.precisions:
+        if "int8" in order.precisions and "int8" in FORMATS[format_].precisions:
             _deliver_int8(desk, floating, outcome, progress)
     except EdgewiseError as problem:
         progress.say(str(problem))
@@ -181,7 +181,7 @@ class _Desk:
         notes = [refused] if refused else []
         if not checked.passed:
             notes.append(f"differs from its torch model: max |delta logits| {checked.max_abs_logit_delta:.2g}")
-        name = f"{self.order.name}-{precision}"
+        name = "-".join([self.order.name, *([self.format] if self.format != "onnx" else []), precision])
         manifest = Manifest(
             name=name,
             format=self.format,

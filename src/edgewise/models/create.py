@@ -23,6 +23,7 @@ from edgewise.errors import ConfigError
 from edgewise.models import libraries
 from edgewise.models.base import Model, seeded
 from edgewise.models.libraries import ModelEntry
+from edgewise.models.marks import structural
 from edgewise.plan import Call, parse_call
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def rebuild(model: Model, seed: int) -> Model:
     from edgewise.models import surgery
 
     fresh = create_model(model.architecture, labels=model.labels, input=model.input, seed=seed)
-    structure = surgery.structural(model.structure)
+    structure = structural(model.structure)
     with seeded(seed):
         module = surgery.apply(fresh.module, structure)
     return dataclasses.replace(fresh, module=module.eval(), structure=copy.deepcopy(structure))

@@ -255,11 +255,6 @@ def _truncate(module: nn.Module, edit: Edit) -> nn.Module:
 # Marks: what was made of the weights, for whoever stores or trains them. They change no structure.
 
 
-def structural(edits: Iterable[Edit]) -> tuple[Edit, ...]:
-    """The edits without the marks: what a net with fresh weights has in common with the edited one."""
-    return tuple(edit for edit in edits if edit["edit"] not in MARKS)
-
-
 def _palettize(module: nn.Module, edit: Edit) -> nn.Module:
     layers = edit.get("layers")
     if set(edit) != {"edit", "layers"} or not isinstance(layers, dict):
@@ -302,8 +297,6 @@ def _numbers(values: Any) -> bool:
         isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in values
     )
 
-
-MARKS = frozenset({"palettize", "sparsify"})
 
 EDITS: dict[str, Callable[[nn.Module, Edit], nn.Module]] = {
     "resize": _resize,
