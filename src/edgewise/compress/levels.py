@@ -20,7 +20,8 @@ CLIPS = np.linspace(0.2, 1.0, 33)
 ROUNDS = 12
 PAYS = 0.95
 """An asymmetric grid, which costs its centres, is taken where it leaves at most so much of the squared error."""
-LLOYD_ROUNDS = 300
+LLOYD_ROUNDS = 100
+BINS = 1024
 
 
 @dataclass(frozen=True)
@@ -162,44 +163,62 @@ def _short(values: NDArray[np.floating]) -> Floats:
 def fit_book(values: Floats, entries: int) -> Floats:
     """k-means in one dimension: the float32 entries of a codebook, ascending; fewer where there are fewer values.
 
-    Lloyd's iterations from two starts: evenly between smallest and largest value (Han et al. 2016, arXiv:1510.00149,
-    found it best), and at the quantiles of the cube root of the density, where entries lie when there are many of them
-    (Panter, Dite 1951). The better one is returned.
+    Sorted values are first joined into at most `BINS` bins, narrow where many lie; of all ways to cut the row of bins
+    into clusters the best is found by dynamic programming (Wang, Song 2011, "Ckmeans.1d.dp"), and Lloyd's iterations on
+    the values themselves move the centres the rest of the way.
     """
     ordered = np.sort(values.astype(np.float64).reshape(-1))
     distinct = np.unique(ordered)
     if len(distinct) <= entries:
         return distinct.astype(np.float32)
-    sums, squares = (np.concatenate([[0.0], np.cumsum(part)]) for part in (ordered, ordered**2))
-    starts = [np.linspace(ordered[0], ordered[-1], entries), _spread_out(ordered, entries)]
-    found = [_lloyd(ordered, sums, squares, start) for start in starts]
-    return min(found, key=lambda one: one[1])[0].astype(np.float32)
-
-
-def _spread_out(ordered: NDArray[np.float64], entries: int) -> NDArray[np.float64]:
-    density, edges = np.histogram(ordered, bins=max(64, 8 * entries))
-    weight = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
-    places = (np.arange(entries) + 0.5) / entries * weight[-1]
-    return np.interp(places, weight, edges)
-
-
-def _lloyd(
-    ordered: NDArray[np.float64], sums: NDArray[np.float64], squares: NDArray[np.float64], start: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    """The centres that Lloyd's iterations end in, and the sum of squared distances to them."""
-    centres = start
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    edges = _best_cuts(ordered, sums, _bin_edges(ordered), entries)
+    centres = np.diff(sums[edges]) / np.diff(edges)
     for _ in range(LLOYD_ROUNDS):
         cuts = np.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2)
         edges = np.concatenate([[0], cuts, [len(ordered)]])
-        counts, totals = np.diff(edges), np.diff(sums[edges])
-        moved = np.divide(totals, counts, out=centres.copy(), where=counts > 0)
+        counts = np.diff(edges)
+        moved = np.divide(np.diff(sums[edges]), counts, out=centres.copy(), where=counts > 0)
         if (moved == centres).all():
             break
         centres = np.sort(moved)
-    cuts = np.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2)
-    edges = np.concatenate([[0], cuts, [len(ordered)]])
-    counts, totals, powers = np.diff(edges), np.diff(sums[edges]), np.diff(squares[edges])
-    return centres, float((powers - 2 * centres * totals + counts * centres**2).sum())
+    return centres.astype(np.float32)
+
+
+def _bin_edges(ordered: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Places in the sorted values between bins, ascending, the first 0 and the last their number.
+
+    The cube root of the density decides, as for the entries of a large optimal codebook (Panter, Dite 1951): between
+    neighbouring values a gap apart it sums up to gap^(2/3).
+    """
+    if len(ordered) <= BINS:
+        return np.arange(len(ordered) + 1)
+    steps = np.unique(np.linspace(0, len(ordered), min(len(ordered), 16 * BINS) + 1).astype(np.int64))
+    ends = ordered[np.minimum(steps, len(ordered) - 1)]
+    weight = np.concatenate([[0.0], np.cumsum(np.cbrt(np.diff(ends)) ** 2 + 1e-12)])
+    return np.unique(steps[np.searchsorted(weight, np.linspace(0, weight[-1], BINS + 1))])
+
+
+def _best_cuts(
+    ordered: NDArray[np.float64], sums: NDArray[np.float64], bins: NDArray[np.int64], entries: int
+) -> NDArray[np.int64]:
+    """Where the sorted values are cut into `entries` clusters of whole bins with the least squared error: places."""
+    squares = np.concatenate([[0.0], np.cumsum((ordered - ordered.mean()) ** 2)])[bins]
+    shifted = sums[bins] - ordered.mean() * bins
+    count = (bins[None, :] - bins[:, None]).astype(np.float64)
+    spread = squares[None, :] - squares[:, None]
+    total = shifted[None, :] - shifted[:, None]
+    cost = np.where(count > 0, spread - total**2 / np.maximum(count, 1), np.inf)  # of the bins from row to column
+    best = cost[0]
+    came = []
+    for _ in range(min(entries, len(bins) - 1) - 1):
+        both = best[:, None] + cost
+        came.append(both.argmin(0))
+        best = both.min(0)
+    places = [len(bins) - 1]
+    for back in reversed(came):
+        places.append(int(back[places[-1]]))
+    return bins[np.array([0, *reversed(places)])]
 
 
 def nearest_entry(values: Floats, book: Floats) -> NDArray[np.int64]:
