@@ -1,9 +1,9 @@
 """Low-bit weights on Fashion-MNIST: ``python -m benchmarks.lowbit [--base MODEL] [PLAN ...]``.
 
 The base is that of recipes/fashion-mnist.yaml (12,000 training images with seed 0, 16 epochs), trained here or opened
-from a model folder. Each plan is applied to it, fine-tuning runs at a quarter of the recipe's learning rate, and what is
-measured is the packed file in its own runtime: bytes of the whole file, and test accuracy against the base's fp32 file
-on the same images, with a paired 95 % interval. Nothing is chosen by these figures.
+from a model folder. Each plan is applied to it, fine-tuning runs at a quarter of the recipe's learning rate, and what
+is measured is the packed file in its own runtime: bytes of the whole file, and test accuracy against the base's fp32
+file on the same images, with a paired 95 % interval. Nothing is chosen by these figures.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -107,7 +109,7 @@ def test_degenerate_rows_give_finite_grids(row: list[float], kind: str) -> None:
 def test_more_bits_leave_less_error() -> None:
     weight = weights(4, tail=True)
     errors = [error(weight, fit_grid(weight, bits)).sum() for bits in (2, 3, 4, 5, 6, 8)]
-    assert all(more < 0.5 * less for less, more in zip(errors, errors[1:], strict=False))
+    assert all(more < 0.5 * less for less, more in itertools.pairwise(errors))
 
 
 # --- Codebooks ---------------------------------------------------------------------------------------------------

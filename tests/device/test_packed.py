@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.export.holding import model_of
 from tiny import SIZE, make_bundle, write_model
 
 from edgewise.bundle import Manifest, read_manifest, write_bundle
@@ -198,17 +199,6 @@ def _whole() -> bytes:
     return pack(model, [Layer("a", sparse), Layer("b", few)])
 
 
-def model_of(tensors: dict[str, np.ndarray]) -> bytes:
-    """An ONNX file with these initializers and a graph that returns its input."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    held = [numpy_helper.from_array(tensor, name) for name, tensor in tensors.items()]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:], held)
-    data: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString()
-    return data
-
-
 WHOLE = _whole()
 
 
@@ -240,7 +230,9 @@ def packed_bundle(folder: Path, data: bytes | None = None) -> Path:
     facts = {**vars(plain), "format": "packed", "model_file": "model.packed", "files": {}}
     weights = np.eye(3, dtype=np.float32) * 2 / 255
     model = folder / "small.packed"
-    model.write_bytes(pack(write_model(folder / "m.onnx").read_bytes(), [Layer("w", weights)]) if data is None else data)
+    model.write_bytes(
+        pack(write_model(folder / "m.onnx").read_bytes(), [Layer("w", weights)]) if data is None else data
+    )
     write_bundle(folder / "small", Manifest(**facts), model, {"runner.py": runner_source()})
     return folder / "small"
 
@@ -260,7 +252,10 @@ def test_the_shipped_runner_runs_a_packed_bundle_alone(tmp_path: Path) -> None:
     bundle = packed_bundle(tmp_path)
     Image.new("RGB", (20, 20), (10, 200, 30)).save(tmp_path / "p.png")
     done = subprocess.run(
-        [sys.executable, bundle / "runner.py", "classify", tmp_path / "p.png"], capture_output=True, text=True, check=False
+        [sys.executable, bundle / "runner.py", "classify", tmp_path / "p.png"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["label"] == "green"

@@ -86,7 +86,9 @@ def test_the_shipped_pixels_are_ours_bit_for_bit(bundle: Path, picture: Path, fi
 
 
 def test_an_import_that_cannot_be_written_in_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inspect.getsource", lambda module: "from edgewise.device.preprocess import (\n    prepare,\n)\n")
+    monkeypatch.setattr(
+        "inspect.getsource", lambda module: "from edgewise.device.preprocess import (\n    prepare,\n)\n"
+    )
     with pytest.raises(RuntimeError, match="in more than a line"):
         runner_source()
 

@@ -56,9 +56,9 @@ class Technique:
     apply: (model, options, context) -> a new model; the given one is not changed.
     summary: one line for `--help` and the docs.
     paper: where it comes from.
-    leaves: what it makes of the weights that must not be undone. keeps: which of these it leaves as they are when another
-        technique made them. A plan in which a step undoes what an earlier one made is refused, so that whatever trains
-        weights freely needs to name neither.
+    leaves: what it makes of the weights that must not be undone. keeps: which of these it leaves as they are when
+        another technique made them. A plan in which a step undoes what an earlier one made is refused, so that
+        whatever trains weights freely needs to name neither.
     """
 
     options: type[Strict]

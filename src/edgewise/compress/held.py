@@ -16,7 +16,7 @@ from edgewise.compress.levels import Floats, Grid, Mask
 
 
 class OnGrid(nn.Module):
-    """float weights -> the nearest level of their row's grid; the gradient passes straight through where none is cut off.
+    """float weights -> the nearest level of their row's grid; the gradient passes straight through within its ends.
 
     The scales are trained too, by the gradient of Esser et al. 2020 (LSQ, arXiv:1902.08153), but as logarithms of what
     they were multiplied with, so that one learning rate suits them and the weights. The centres stay.
@@ -35,15 +35,15 @@ class OnGrid(nn.Module):
         wide = (-1,) + (1,) * (weight.dim() - 1)
         centres: torch.Tensor = self.centres.view(wide)  # type: ignore[union-attr, operator]
         drift = _Slower.apply(self.drift, (weight[0].numel() * 2 ** (self.bits - 1)) ** -0.5)
-        scale = _Short.apply(self.start * torch.exp(drift)).view(wide)
+        scale = _short(self.start * torch.exp(drift)).view(wide)
         steps = torch.clamp(weight / scale, -centres, 2 * (2**self.bits - 1) - centres)
-        levels = scale * (2 * _Round.apply((steps + centres) / 2) - centres)
+        levels = scale * (2 * _round((steps + centres) / 2) - centres)
         return levels if self.keep is None else torch.where(self.keep, levels, 0.0)  # type: ignore[arg-type]
 
     def record(self) -> dict[str, Any]:
         """The layer's part of a `palettize` edit."""
         with torch.no_grad():
-            scales = _Short.apply(self.start * torch.exp(self.drift)).tolist()
+            scales = _short(self.start * torch.exp(self.drift)).tolist()
         return {"bits": self.bits, "scales": scales, "centres": [int(one) for one in self.centres.tolist()]}  # type: ignore[operator]
 
 
@@ -87,7 +87,7 @@ class Halves(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """float32 in, float32 of the same shape out."""
-        values: torch.Tensor = _Half.apply(weight)
+        values: torch.Tensor = _Straight.apply(weight, weight.detach().to(torch.float16).to(torch.float32))
         return values if self.keep is None else torch.where(self.keep, values, 0.0)  # type: ignore[arg-type]
 
     def record(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def settle(layer: nn.Module) -> None:
 
 
 def weighted(module: nn.Module) -> dict[str, Any]:
-    """The layers whose weights these techniques change: convolutions and linear layers by name, in registration order."""
+    """The layers whose weights are changed: convolutions and linear layers by name, in registration order."""
     kinds = (nn.Conv1d, nn.Conv2d, nn.Linear)
     return {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
 
@@ -143,40 +143,27 @@ def as_mask(keep: Mask | None, layer: Any) -> torch.Tensor | None:
     return None if keep is None else torch.from_numpy(keep.copy()).view(layer.weight.shape)
 
 
-class _Round(torch.autograd.Function):
-    """Rounding whose gradient is 1 (Bengio et al. 2013, arXiv:1308.3432)."""
+class _Straight(torch.autograd.Function):
+    """Other values in the place of some; the gradient passes straight through (Bengio et al., arXiv:1308.3432)."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        return values.round()
+    def forward(ctx: Any, values: torch.Tensor, instead: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        return instead.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return grad
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ARG004
+        return grad, None
 
 
-class _Short(torch.autograd.Function):
-    """Rounding to eight significant bits, with gradient 1."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        return values.to(torch.bfloat16).to(torch.float32)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return grad
+def _round(values: torch.Tensor) -> torch.Tensor:
+    rounded: torch.Tensor = _Straight.apply(values, values.detach().round())
+    return rounded
 
 
-class _Half(torch.autograd.Function):
-    """Rounding to float16, with gradient 1."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        return values.to(torch.float16).to(torch.float32)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return grad
+def _short(values: torch.Tensor) -> torch.Tensor:
+    """Rounded to eight significant bits."""
+    rounded: torch.Tensor = _Straight.apply(values, values.detach().to(torch.bfloat16).to(torch.float32))
+    return rounded
 
 
 class _Slower(torch.autograd.Function):

@@ -224,4 +224,5 @@ def _best_cuts(
 def nearest_entry(values: Floats, book: Floats) -> NDArray[np.int64]:
     """The number of the nearest entry of an ascending codebook for each value; ties go down."""
     middle = (book[1:].astype(np.float64) + book[:-1]) / 2
-    return np.searchsorted(middle, values.astype(np.float64), side="left").astype(np.int64)
+    number: NDArray[np.int64] = np.searchsorted(middle, values.astype(np.float64), side="left").astype(np.int64)
+    return number

@@ -1,8 +1,9 @@
 """Low-bit weights: each layer's weights take few values, so that a packed file stores them in few bits.
 
 Two ways to choose the values: a grid of evenly spaced levels for each output channel, or a codebook by k-means (Han et
-al. 2016, "Deep Compression", arXiv:1510.00149). Fine-tuning keeps the weights on their levels and trains what the levels
-are made of; biases and normalisation stay float. The model computes in float as before: only `packed` files get smaller.
+al. 2016, "Deep Compression", arXiv:1510.00149). Fine-tuning keeps the weights on their levels and trains what the
+levels are made of; biases and normalisation stay float. The model computes in float as before: only `packed` files get
+smaller.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class PalettizeOptions(Strict):
     bits: Bits = 4
     """Bits of a weight: 2 to 8 for 4 to 256 values, 16 for float16 values; 32 is what the weights have already."""
     average: Annotated[float, Field(ge=2, le=8)] | None = None
-    """Mixed bits instead: each layer gets its own width, so that the mean over all weights is at most this. Layers whose
-    coarser weights change the answers most get the most bits."""
+    """Mixed bits instead: each layer gets its own width, so that the mean over all weights is at most this. Layers
+    whose coarser weights change the answers most get the most bits."""
     method: Literal["uniform", "kmeans"] = "uniform"
     """Evenly spaced levels with a scale for each output channel, or codebooks by k-means."""
     grid: Literal["auto", "symmetric", "asymmetric"] = "auto"
@@ -205,7 +206,9 @@ def choose_bits(losses: Mapping[str, Mapping[int, float]], sizes: Mapping[str, i
     """
     widths = sorted(next(iter(losses.values())))
     # A coarser layer that happens to lose less is not to be trusted: losses grow as bits go.
-    steady = {name: {bits: max(row[one] for one in widths if one >= bits) for bits in widths} for name, row in losses.items()}
+    steady = {
+        name: {bits: max(row[one] for one in widths if one >= bits) for bits in widths} for name, row in losses.items()
+    }
 
     def total(chosen: Mapping[str, int]) -> float:
         return sum(steady[name][bits] for name, bits in chosen.items())

@@ -33,8 +33,8 @@ class SparsifyOptions(Strict):
     pattern: str | None = None
     """N:M instead of a ratio: of each M weights that follow each other along the input channels the N largest stay, as
     in 2:4; layers whose input channels are no multiple of M are left as they are."""
-    scope: Literal["layer", "global"] = "layer"
-    """Rank weights within each layer, so that each loses the same share, or all together."""
+    scope: Literal["layer", "net"] = "layer"
+    """Rank weights within each layer, so that each loses the same share, or those of the whole net together."""
     steps: Annotated[int, Field(ge=1, le=100)] = 3
     """Steps in which the share grows, fast at first; one epoch of fine-tuning after each but the last."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
@@ -95,7 +95,9 @@ def _masked(model: Model, options: SparsifyOptions, share: float) -> tuple[Model
     module = copy.deepcopy(model.module)
     layers = weighted(module)
     if options.pattern is not None:
-        keeps = {name: keep_pattern(layer.weight.detach().cpu().numpy(), options.pattern) for name, layer in layers.items()}
+        keeps = {
+            name: keep_pattern(layer.weight.detach().cpu().numpy(), options.pattern) for name, layer in layers.items()
+        }
     else:
         keeps = keep_largest({name: rows_of(layer) for name, layer in layers.items()}, share, options.scope)
     held = {name: keep for name, keep in keeps.items() if keep is not None and not keep.all()}
@@ -120,7 +122,7 @@ def keep_largest(weights: dict[str, Floats], share: float, scope: str) -> dict[s
     Args:
         weights: float32 of any shape, by layer.
         share: 0..1.
-        scope: "layer" ranks each by itself, "global" all together (then a layer may lose all but its largest weight).
+        scope: "layer" ranks each by itself, "net" all together (then a layer may lose all but its largest weight).
     """
     import numpy as np
 
@@ -146,7 +148,7 @@ def _smallest(sizes: Any, count: int) -> Any:
 
 
 def keep_pattern(weight: Floats, pattern: str) -> Mask | None:
-    """Which weights stay of float32 (out, in, ...): the N largest of each M along `in`; None where M does not divide it.
+    """Which weights stay of float32 (out, in, ...): the N largest of each M along `in`; None where `in` is no multiple.
 
     Returns:
         bool (out, weights of each).

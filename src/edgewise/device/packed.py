@@ -151,8 +151,8 @@ def _record(data: bytes, at: int) -> Tuple[Dict[str, Any], int]:
         runs, at = _varint(data, at)
         if not stored <= runs <= stored + rows * columns // 255:
             raise BadPacked("{} run lengths for {} weights".format(runs, stored))
-    tensor = dict(gap=gap, kind=kind, flags=flags, rows=rows, columns=columns, bits=bits, groups=groups)
-    tensor.update(entries=entries, stored=stored, runs=runs, streams=[])
+    tensor = {"gap": gap, "kind": kind, "flags": flags, "rows": rows, "columns": columns}  # type: Dict[str, Any]
+    tensor.update({"stored": stored, "bits": bits, "groups": groups, "entries": entries, "runs": runs, "streams": []})
     return tensor, at
 
 
@@ -184,7 +184,8 @@ def _find_stream(
     coding, stored = head & 3, head >> 2
     if coding > (SYMBOLS if bits else DEFLATED) or stored > len(data) - at or (coding == RAW and stored != length):
         raise BadPacked('the stream "{}" does not have the length it should'.format(name))
-    found = dict(name=name, start=at, stored=stored, coding=coding, length=length, count=count, bits=bits)
+    found = {"name": name, "start": at, "stored": stored, "coding": coding}
+    found.update({"length": length, "count": count, "bits": bits})
     return found, at + stored
 
 

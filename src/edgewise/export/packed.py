@@ -53,7 +53,8 @@ WORTH = 0.9
 class Layer:
     """The weights of a layer as the model has them: float32 (output channels, ...), and what was recorded of them.
 
-    `record` is the layer's part of a `palettize` edit: bits, and scales and centres, or books; empty where there is none.
+    `record` is the layer's part of a `palettize` edit: bits, and scales and centres, or books; empty where there is
+    none.
     """
 
     name: str
@@ -103,9 +104,9 @@ def layers_of(model: Model) -> list[Layer]:
 def pack(model: bytes, layers: list[Layer]) -> bytes:
     """Pack an ONNX file.
 
-    The weights of each layer are looked for among the file's tensors: as they are, or multiplied by one float32 for each
-    output channel, as an exporter writes them that folds batch normalisation into convolutions. What is not found, and
-    what no form reproduces to the bit, stays among the literal bytes.
+    The weights of each layer are looked for among the file's tensors: as they are, or multiplied by one float32 for
+    each output channel, as an exporter writes them that folds batch normalisation into convolutions. What is not found,
+    and what no form reproduces to the bit, stays among the literal bytes.
 
     Args:
         model: the bytes of the ONNX file.
@@ -251,7 +252,7 @@ def _factors(weight: Floats, product: Floats) -> Floats | None:
         near = np.where(zero, np.where(np.signbit(target[:, 0]), np.float32(-1), np.float32(1)), near)
         found = np.full(len(some), np.nan, np.float32)
         for step in (0, 1, -1, 2, -2):  # the quotient was rounded; the factor is next to it
-            tried = np.ascontiguousarray((_bits(near) + np.int32(step))).view(np.float32)
+            tried = np.ascontiguousarray(_bits(near) + np.int32(step)).view(np.float32)
             with np.errstate(all="ignore"):
                 fits = (_bits(some * tried[:, None]) == _bits(target)).all(1) & np.isnan(found)
             found = np.where(fits, tried, found)
@@ -298,9 +299,7 @@ def _masks(keep: NDArray[np.bool_]) -> Iterator[tuple[int, bytes, bytes]]:
     yield MASKED | RUNS, _varint(len(runs)), _stream(runs.tobytes())
 
 
-def _forms(
-    weight: Floats, keep: NDArray[np.bool_], record: dict[str, Any]
-) -> Iterator[tuple[int, bytes, bytes]]:
+def _forms(weight: Floats, keep: NDArray[np.bool_], record: dict[str, Any]) -> Iterator[tuple[int, bytes, bytes]]:
     """Ways to store the weights that are kept: kind, numbers of the record, streams; each gives them to the bit."""
     values = weight[keep]
     yield FLOATS, b"", _stream(values.astype("<f4").tobytes())
