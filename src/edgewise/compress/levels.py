@@ -218,7 +218,8 @@ def _best_cuts(
     places = [len(bins) - 1]
     for back in reversed(came):
         places.append(int(back[places[-1]]))
-    return bins[np.array([0, *reversed(places)])]
+    edges: NDArray[np.int64] = bins[np.array([0, *reversed(places)])]
+    return edges
 
 
 def nearest_entry(values: Floats, book: Floats) -> NDArray[np.int64]:
