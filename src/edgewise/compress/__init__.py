@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgewise.compress.base import Context, Technique
+from edgewise.compress.decompose import DecomposeOptions, decompose
 from edgewise.compress.distill import DistillOptions, distill
 from edgewise.compress.prune import PruneOptions, prune
 from edgewise.errors import ConfigError, nearest
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 TECHNIQUES: dict[str, Technique] = {
     "prune": Technique(
         PruneOptions, prune, "remove the weakest channels, then fine-tune", "Li et al. 2017, arXiv:1608.08710"
+    ),
+    "decompose": Technique(
+        DecomposeOptions,
+        decompose,
+        "replace layers by low-rank factors, then fine-tune",
+        "Kim et al. 2016, arXiv:1511.06530",
     ),
     "distill": Technique(
         DistillOptions, distill, "train a student under the base model", "Hinton et al. 2015, arXiv:1503.02531"
