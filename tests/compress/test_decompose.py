@@ -120,7 +120,9 @@ def test_more_energy_means_smaller_error_and_more_cost() -> None:
     assert macs[0] < macs[1] < macs[2] < cost(model.module, model.input).macs
 
 
-@pytest.mark.parametrize("options", [{"keep": 0.5}, {"keep": 0.3}, {"keep": 0.3, "conv": "cp"}, {"keep": 0.4, "round_to": 8}])
+@pytest.mark.parametrize(
+    "options", [{"keep": 0.5}, {"keep": 0.3}, {"keep": 0.3, "conv": "cp"}, {"keep": 0.4, "round_to": 8}]
+)
 def test_a_target_for_multiply_adds_is_met_and_not_by_far(options: dict[str, Any]) -> None:
     model = make("convnet(16, 32, 32)", 16)
     made = factorise(model, DecomposeOptions(by="macs", **options))
@@ -132,7 +134,7 @@ def test_a_target_for_multiply_adds_is_met_and_not_by_far(options: dict[str, Any
 
 
 def test_a_target_out_of_reach_is_told() -> None:
-    with pytest.raises(ConfigError, match="cannot bring the multiply-adds down to 0.01") as caught:
+    with pytest.raises(ConfigError, match=r"multiply-adds down to 0\.01") as caught:
         factorise(make("convnet(8, 8)"), DecomposeOptions(by="macs", keep=0.01))
     assert (caught.value.code, caught.value.exit_code) == ("C82", 2)
 
@@ -158,7 +160,9 @@ def test_depthwise_and_point_layers_of_a_mobile_net() -> None:
 
 def test_what_is_left_alone_is_named_with_the_reason() -> None:
     said: list[str] = []
-    made = factorise(make("convnet(8, 64, 64)"), DecomposeOptions(keep=0.6, ignore=("*2.conv",), min_gain=0.5), said.append)
+    made = factorise(
+        make("convnet(8, 64, 64)"), DecomposeOptions(keep=0.6, ignore=("*2.conv",), min_gain=0.5), said.append
+    )
     (line,) = said
     assert "classifier (the classifier)" in line
     assert "block2.conv (ignored)" in line
@@ -256,7 +260,14 @@ def test_a_net_that_needs_its_layers_as_they_are_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"keep": 0}, {"keep": 1.1}, {"by": "vbmf", "keep": 0.5}, {"conv": "cp"}, {"by": "vbmf", "conv": "cp"}, {"by": "no"}],
+    [
+        {"keep": 0},
+        {"keep": 1.1},
+        {"by": "vbmf", "keep": 0.5},
+        {"conv": "cp"},
+        {"by": "vbmf", "conv": "cp"},
+        {"by": "no"},
+    ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):

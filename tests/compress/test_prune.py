@@ -48,6 +48,10 @@ class FakeContext:
     """Notes what it is asked to fine-tune and gives it back."""
 
     asked: list[tuple[Model, int | None]] = field(default_factory=list)
+    seed: int = 0
+
+    def say(self, text: str) -> None:
+        """Not looked at."""
 
     def finetune(self, model: Model, *, epochs: int | None = None) -> Model:
         self.asked.append((model, epochs))
@@ -125,7 +129,7 @@ def test_a_layer_with_ratio_zero_keeps_everything_even_when_rounding() -> None:
 @pytest.mark.parametrize(("norm", "order"), [("l1", 1), ("l2", 2)])
 def test_the_filters_of_the_largest_norm_stay_in_their_order(norm: Any, order: int) -> None:
     model = make("convnet(10, 12)", seed=3)
-    pruned = remove_channels(model, PruneOptions(ratio=0.4, norm=norm))
+    pruned = remove_channels(model, PruneOptions(ratio=0.4, criterion=norm))
     inputs = np.arange(3)
     for name in ("block1", "block2"):
         before, after = model.module.get_submodule(name), pruned.module.get_submodule(name)
@@ -147,7 +151,7 @@ def test_l1_and_l2_can_differ() -> None:
         model.module.block1.conv.weight[1] = 0.0
         model.module.block1.conv.weight[1, 0, 0, 0] = 4.0  # l1 4, l2 4
     kept = {
-        norm: remove_channels(model, PruneOptions(ratio=0.5, norm=norm)).module.block1.conv.weight.detach()
+        norm: remove_channels(model, PruneOptions(ratio=0.5, criterion=norm)).module.block1.conv.weight.detach()
         for norm in ("l1", "l2")
     }
     assert float(kept["l1"].max()) == 0.5
@@ -375,7 +379,7 @@ def test_a_net_that_would_be_scrambled_is_refused() -> None:
         {"ratio": -0.1},
         {"ratio": ()},
         {"ratio": (0.5, 1.5)},
-        {"norm": "l3"},
+        {"criterion": "l3"},
         {"round_to": 0},
         {"epochs": -1},
         {"rate": 0.5},
@@ -388,7 +392,7 @@ def test_options_out_of_range(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("plan", "ratio"),
-    [("prune", 0.5), ("prune(0.7)", 0.7), ("prune(ratio=0.3)", 0.3), ("prune(ratio=(.2,.3,.4))", (0.2, 0.3, 0.4))],
+    [("prune", None), ("prune(0.7)", 0.7), ("prune(ratio=0.3)", 0.3), ("prune(ratio=(.2,.3,.4))", (0.2, 0.3, 0.4))],
 )
 def test_options_from_a_plan_and_back(plan: str, ratio: Any) -> None:
     ((_, _, options),) = check_plan(plan)

@@ -13,6 +13,8 @@ from edgewise.compress.base import Context, Technique
 from edgewise.compress.decompose import DecomposeOptions, decompose
 from edgewise.compress.distill import DistillOptions, distill
 from edgewise.compress.prune import PruneOptions, prune
+from edgewise.compress.truncate import TruncateOptions, truncate
+from edgewise.compress.width import WidthOptions, width
 from edgewise.errors import ConfigError, nearest
 from edgewise.plan import Call, parse_plan
 from edgewise.recipe import Strict, build
@@ -33,7 +35,24 @@ TECHNIQUES: dict[str, Technique] = {
     "distill": Technique(
         DistillOptions, distill, "train a student under the base model", "Hinton et al. 2015, arXiv:1503.02531"
     ),
+    "width": Technique(
+        WidthOptions,
+        width,
+        "the same family with fewer channels everywhere, trained anew",
+        "Howard et al. 2017, arXiv:1704.04861",
+    ),
+    "truncate": Technique(
+        TruncateOptions, truncate, "cut off the last stages, then fine-tune", "Yosinski et al. 2014, arXiv:1411.1792"
+    ),
 }
+
+ELSEWHERE = {
+    "resolution": (
+        "the size of the images belongs to the run, not to a plan",
+        "make a second run: `edgewise run ... --set data.size=SIZE --weights RUN`, then `edgewise compare` both",
+    ),
+}
+"""What is asked of plans and done elsewhere: what to say, and how it is done (docs/decisions/0018)."""
 
 Step = tuple[str, Technique, Strict]
 
@@ -62,6 +81,9 @@ def apply_plan(model: Model, plan: str, context: Context, on_step: Callable[[str
 
 def _check_step(call: Call) -> Step:
     technique = TECHNIQUES.get(call.name)
+    if call.name in ELSEWHERE:
+        what, fix = ELSEWHERE[call.name]
+        raise ConfigError(what, code="C85", where={"plan": call}, fix=fix)
     if technique is None:
         raise ConfigError(
             f'unknown technique "{call.name}"',

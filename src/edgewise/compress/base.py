@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgewise.train.losses import Loss
 
 
-def _unheard(text: str) -> None:  # noqa: ARG001
+def _unheard(text: str) -> None:
     """Says nothing."""
 
 

@@ -1,9 +1,9 @@
 """Decomposition: a layer becomes several smaller ones in a row whose product is nearly its weight, then fine-tuning.
 
-Convolutions are decomposed along their channels (Tucker-2, Kim et al. 2016, arXiv:1511.06530, or CP, Lebedev et al. 2015,
-arXiv:1412.6553), 1x1 convolutions and linear layers by SVD, depthwise convolutions into a kh x 1 and a 1 x kw part. The
-classifier stays. A layer is replaced only where that saves multiply-adds; which layers are left as they were, and why,
-is said through the context.
+Convolutions are decomposed along their channels (Tucker-2, Kim et al. 2016, arXiv:1511.06530, or CP, Lebedev et al.
+2015, arXiv:1412.6553), 1x1 convolutions and linear layers by SVD, depthwise convolutions into a kh x 1 and a 1 x kw
+part. The classifier stays. A layer is replaced only where that saves multiply-adds; which layers are left as they were,
+and why, is said through the context.
 """
 
 from __future__ import annotations
@@ -222,7 +222,9 @@ def _vbmf_ranks(one: _Candidate, options: DecomposeOptions) -> Ranks:
         return full
     modes = (1, 0) if one.form == "tucker" else (0,)
     ranks = (lowrank.vbmf_rank(lowrank.unfold(one.weight, mode)) for mode in modes)
-    return tuple(lowrank.round_rank(max(1, rank), size, options.round_to) for rank, size in zip(ranks, full, strict=True))
+    return tuple(
+        lowrank.round_rank(max(1, rank), size, options.round_to) for rank, size in zip(ranks, full, strict=True)
+    )
 
 
 def _ranks_at(one: _Candidate, options: DecomposeOptions, level: float) -> Ranks:

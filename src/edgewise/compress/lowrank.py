@@ -102,12 +102,17 @@ def cp(weight: Array, rank: int, *, seed: int = 0, sweeps: int = 200) -> tuple[A
             product = others[0]
             for factor in others[1:]:
                 product = (product[:, None] * factor[None]).reshape(-1, rank)
-            factors[mode] = np.linalg.solve(gram + ridge, (unfold(weight, mode) @ product).T).T
+            onto = unfold(weight, mode) @ product
+            factors[mode] = np.linalg.solve(gram + ridge, onto.T).T.astype(np.float64)
+        # ||w - f||^2 = ||w||^2 - 2 <w, f> + ||f||^2, from what the last mode has at hand.
+        last = factors[3]
+        error = total - 2 * float((onto * last).sum()) + float((gram * (last.T @ last)).sum())
         lengths = np.stack([np.linalg.norm(factor, axis=0) for factor in factors])
         even = np.prod(lengths, axis=0) ** 0.25
-        factors = [factor * (even / np.maximum(length, 1e-300)) for factor, length in zip(factors, lengths, strict=True)]
-        error = float(((np.einsum("or,ir,hr,wr->oihw", *factors) - weight) ** 2).sum())
-        if before - error <= 1e-7 * total:
+        factors = [
+            factor * (even / np.maximum(length, 1e-300)) for factor, length in zip(factors, lengths, strict=True)
+        ]
+        if before - error <= 1e-6 * total:
             break
         before = error
     return factors[0], factors[1], factors[2], factors[3]
@@ -115,13 +120,14 @@ def cp(weight: Array, rank: int, *, seed: int = 0, sweeps: int = 200) -> tuple[A
 
 def _leading(matrix: Array, rank: int) -> Array:
     """(rows, rank): its leading left singular vectors, from the rows x rows products, which are few."""
-    return np.linalg.eigh(matrix @ matrix.T)[1][:, ::-1][:, :rank]
+    vectors: Array = np.linalg.eigh(matrix @ matrix.T)[1].astype(np.float64)
+    return vectors[:, ::-1][:, :rank]
 
 
 def _gram_values(matrix: Array) -> Array:
     """The squares of the singular values, largest first."""
     small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    values: Array = np.linalg.eigvalsh(small @ small.T)[::-1]
+    values: Array = np.linalg.eigvalsh(small @ small.T)[::-1].astype(np.float64)
     return np.maximum(values, 0)
 
 

@@ -7,6 +7,7 @@ A name is one of::
     mobilenetv3_small_050                        a timm classifier, else a torchvision one of that name
     torchvision/resnet18, timm/resnet18          the one of that library
     truncate(shufflenet_v2_x0_5, stage3)         any of the above, cut after a part, with a new classifier
+    width(mobilenetv3_small_100, 0.75)           a library net of a family with a width multiplier, with fewer channels
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgewise.bundle import InputSpec
 from edgewise.errors import ConfigError
-from edgewise.models import libraries
+from edgewise.models import libraries, width
 from edgewise.models.base import Model, seeded
 from edgewise.models.libraries import ModelEntry
 from edgewise.plan import Call, parse_call
@@ -90,6 +91,8 @@ def default_input(architecture: str) -> InputSpec | None:
     call = _parse(architecture)
     if call.name == "truncate":
         return default_input(_truncation(call)[0])
+    if call.name == "width":
+        return default_input(width.arguments(call)[0])
     if _is_own(call.name):
         return None
     return libraries.made_for(*libraries.find(call.name))
@@ -131,6 +134,16 @@ def profile(architecture: str, *, classes: int, size: int, channels: int = 3) ->
     }
 
 
+def with_width(architecture: str, alpha: float, unit: int) -> str | None:
+    """The name of the same family with its channels multiplied; None when it has no multiplier of its own.
+
+    Raises:
+        ConfigError: the multiplier is out of range (C41).
+    """
+    call = width.scaled(_parse(architecture), alpha, unit)
+    return None if call is None else _written(call)
+
+
 def _parse(architecture: str) -> Call:
     """The library prefix is read as `timm.NAME`, because a slash between names is a division to the parser."""
     return parse_call(re.sub(r"\b(timm|torchvision)/", r"\1.", architecture))
@@ -151,16 +164,18 @@ def _build(call: Call, input: InputSpec, classes: int, pretrained: bool) -> nn.M
         inner, after = _truncation(call)
         whole = _build(_parse(inner), input, classes, pretrained).eval()
         return surgery.truncate(whole, after, (input.channels, input.height, input.width), classes)
+    if pretrained and (_is_own(call.name) or call.name == "width"):
+        raise ConfigError(
+            "there are no pretrained weights for this family",
+            code="C42",
+            where={"model": _written(call)},
+            fix="train it from scratch, or take a timm or torchvision model; see `edgewise models`",
+        )
+    if call.name == "width":
+        return width.build(call, input, classes)
     if _is_own(call.name):
         from edgewise.models.convnet import build
 
-        if pretrained:
-            raise ConfigError(
-                "there are no pretrained weights for this family",
-                code="C42",
-                where={"model": _written(call)},
-                fix="train it from scratch, or take a timm or torchvision model; see `edgewise models`",
-            )
         return build(call, input, classes)
     library, name = libraries.find(call.name)
     if call.args or call.kwargs:

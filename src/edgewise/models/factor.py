@@ -135,7 +135,7 @@ FORMS = tuple(_BUILDERS)
 
 
 def _window(layer: nn.Conv2d, axis: int | None = None) -> dict[str, Any]:
-    """Kernel, stride, padding and dilation of a convolution, or those along one axis with 1, 1, 0, 1 along the other."""
+    """Kernel, stride, padding and dilation of a convolution; of one axis alone, neutral in the other."""
     keys = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
     if axis is None:
         return {key: getattr(layer, key) for key in keys}
@@ -215,7 +215,7 @@ def counted_places(module: nn.Module) -> Iterator[dict[str, Places]]:
 def macs_of(layer: nn.Module, places: Places) -> int:
     """Multiply-adds of a layer as it is."""
     like: Any = layer
-    return int(like.weight.numel()) * places[0]
+    return int(like.weight.numel() * places[0])
 
 
 def macs_of_factors(layer: nn.Module, form: str, ranks: Ranks, places: Places) -> int:
@@ -224,12 +224,12 @@ def macs_of_factors(layer: nn.Module, form: str, ranks: Ranks, places: Places) -
     like: Any = layer
     out, inner = like.weight.shape[0], like.weight.shape[1]
     if form == "svd":
-        return ranks[0] * (inner + out) * outputs
+        return int(ranks[0] * (inner + out) * outputs)
     vertical, horizontal = like.kernel_size
     if form == "tucker":
         first = inner * ranks[0] * inputs if ranks[0] < inner else 0
         last = ranks[1] * out * outputs if ranks[1] < out else 0
-        return first + int(ranks[0] * ranks[1] * vertical * horizontal * outputs) + last
+        return int(first + ranks[0] * ranks[1] * vertical * horizontal * outputs + last)
     if form == "cp":
         return int(ranks[0] * (inner * inputs + vertical * between + (horizontal + out) * outputs))
     return int(ranks[0] * out * (vertical * between + horizontal * outputs))
