@@ -24,6 +24,9 @@ from tests.train.conftest import CLASSES, SPEC, make_dataset
 PLANS = {
     "prune": ["prune(ratio=0.5)", "prune(0.25, round_to=4)"],
     "distill": ["distill(student=convnet(4, 8))", "distill(tau=2, alpha=0.9, epochs=1)"],
+    "decompose": ["decompose(0.7, min_gain=0)", "decompose(by=macs, keep=0.6, conv=cp)"],
+    "width": ["width(0.5, round_to=4)", "width(0.5, inherit=True, round_to=4)"],
+    "truncate": ["truncate(block1, epochs=15)"],
 }
 """The contract table: at least one plan per technique. A new technique adds its line here."""
 CHAINS = ["prune(ratio=0.5) > distill(epochs=1)", "distill(student=convnet(8, 8)) > prune(ratio=0.5)"]

@@ -344,14 +344,39 @@ def test_a_list_that_does_not_match_the_net_names_its_layers() -> None:
     assert "block1.conv, block2.conv, block3.conv" in caught.value.why
 
 
-@pytest.mark.parametrize(
-    ("architecture", "told"), [("mixnet_s", '"blocks.1.0.conv_pw" no longer works'), ("vit_tiny_patch16_224", "attn")]
-)
-def test_a_net_that_cannot_be_pruned_is_told_with_the_layer(architecture: str, told: str) -> None:
+@pytest.mark.slow
+def test_mixed_convolutions_that_split_their_channels_are_left_alone_and_named() -> None:
+    said: list[str] = []
+    model = make("mixnet_s", 32)
+    pruned = remove_channels(model, PruneOptions(ratio=0.5), said.append)
+    (line,) = said
+    assert "blocks.1.0.conv_pw" in line
+    assert cost(pruned.module, pruned.input).params_total < 0.7 * cost(model.module, model.input).params_total
+
+
+def test_a_net_that_cannot_be_pruned_is_told_with_the_reason() -> None:
+    model = replace(make("convnet(4)", 8), module=_Fixed().eval(), architecture="fixed")
     with pytest.raises(ConfigError, match="this model cannot be pruned") as caught:
-        remove_channels(make(architecture, 32), PruneOptions(ratio=0.5))
+        remove_channels(model, PruneOptions(ratio=0.5))
     assert (caught.value.code, caught.value.exit_code) == ("C45", 2)
-    assert told in caught.value.why
+    assert "no longer works" in caught.value.why
+
+
+class _Fixed(nn.Module):
+    """Cuts its channels into two parts of a fixed size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.one, self.two, self.head = (
+            nn.Conv2d(3, 8, 1),
+            nn.Conv2d(5, 2, 1),
+            nn.Conv2d(3, 2, 1),
+            nn.Linear(2, 2),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        one, two = torch.split(self.make(images), [5, 3], 1)
+        return self.head((self.one(one) * 0 + self.two(two)).mean((2, 3)))
 
 
 class _Shuffled(nn.Module):

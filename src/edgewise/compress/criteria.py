@@ -1,4 +1,4 @@
-"""By which measure a channel is weak: one pure function per criterion, from what is known of a set of channels to scores.
+"""By which measure a channel is weak: one pure function per criterion, from what is known of channels to their scores.
 
 A set holds all channels that must stay or go together across the layers that share them. The smallest scores go first.
 """

@@ -64,7 +64,7 @@ class PruneOptions(Strict):
     """What a channel is ranked by: norm of its filters (l2, l1), batch norm factors (bn), first-order change of the
     loss (taylor), norm of all that goes with it (group), mean magnitude of what the next layers get (activation), how
     seldom that is zero (apoz), distance to the other filters (fpgm), or nothing at all (random, the control)."""
-    scope: Literal["layer", "global"] = "layer"
+    scope: Literal["layer", "net"] = "layer"
     """Remove the same share of each layer, or rank all channels against each other, each layer's scores divided by
     their mean."""
     macs: Target | None = None
@@ -88,8 +88,8 @@ class PruneOptions(Strict):
     def _one_wish(self) -> PruneOptions:
         if sum(wish is not None for wish in (self.ratio, self.macs, self.params)) > 1:
             raise ValueError("ratio, macs and params are three ways to say how much; give one")
-        if isinstance(self.ratio, tuple) and self.scope == "global":
-            raise ValueError("a list of ratios says what each layer loses; scope=global would decide that itself")
+        if isinstance(self.ratio, tuple) and self.scope == "net":
+            raise ValueError("a list of ratios says what each layer loses; scope=net would decide that itself")
         return self
 
 
@@ -325,7 +325,7 @@ def _share_of(ratio: float | tuple[float, ...], step: int, steps: int) -> float 
 def _choose(sets: Sequence[ChannelSet], scores: Mapping[str, torch.Tensor], wish: _Wish, options: PruneOptions) -> None:
     """Fill in the channels that go: those with the lowest scores, of equal ones the later."""
     widths = {one.name: wish.widths.get(one.name, one.count) for one in sets}
-    if options.scope == "global" and not isinstance(wish.ratio, tuple):
+    if options.scope == "net" and not isinstance(wish.ratio, tuple):
         shares = _global_kept(sets, scores, widths, wish.ratio)
         kept = {name: _kept_of(count, widths[name], options.round_to) for name, count in shares.items()}
     else:

@@ -28,6 +28,7 @@ from edgewise.train.fused import fuse_for_training
 from edgewise.train.losses import Batch, Loss, make_loss
 from edgewise.train.optim import MovingAverage, make_optimizer, make_schedule
 from edgewise.train.state import State, fingerprint, images_hash, load_optimizer, optimizer_tensors
+from edgewise.train.teachers import watch_features
 from edgewise.train.threads import faster_threads
 from edgewise.train.world import World, explained
 
@@ -104,6 +105,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.module, self.options, peak, head)
         self.schedule = make_schedule(self.options, self.epochs, self.feed.steps)
         self.ema = MovingAverage(self.module, self.options.ema) if self.options.ema else None
+        self.features = watch_features(self.module) if getattr(self.loss, "wants_features", False) else []
         self.training = world.wrap(self.module)
         self.state = State(threads=0, amp=amp, chunk=size)
         self.scaler = self._make_scaler()
@@ -321,6 +323,8 @@ class Trainer:
         amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.state.amp)
         with torch.autocast(self.device.type, dtype=amp, enabled=amp is not None):
             scores = self.training(batch.images)
+        if self.features:
+            batch = dataclasses.replace(batch, features=self.features[0])
         loss = self.loss(scores.float(), batch) * share
         value = loss.item()
         if math.isfinite(value) or self.world.size > 1:  # the others wait for these gradients
