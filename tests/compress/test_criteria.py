@@ -1,5 +1,5 @@
-"""What channels are ranked by: each criterion against its formula, what is known of channels against the net itself, and
-torch-pruning's own importances; then scope, targets, steps and layers that are left alone."""
+"""What channels are ranked by: each criterion against its formula, what is known of channels against the net itself,
+and torch-pruning's own importances; then scope, targets, steps and layers that are left alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 import torch_pruning
 from torch import nn
 
-from edgewise.bundle import InputSpec
 from edgewise.compress.channels import describe, faults, find_sets
 from edgewise.compress.criteria import CRITERIA, Channels
 from edgewise.compress.prune import PruneOptions, prune, remove_channels

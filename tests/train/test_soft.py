@@ -1,4 +1,4 @@
-"""Ways to compare a student's answers with a teacher's: formulas in numpy, identities, and what the trainer hands on."""
+"""Ways to compare a student's answers with a teacher's: formulas in numpy, identities, teachers, and trainings."""
 
 from __future__ import annotations
 

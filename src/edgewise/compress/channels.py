@@ -1,8 +1,8 @@
 """The channels of a net that can be removed, found along its dependency graph; what is known of them; their removal.
 
 Layers whose outputs are added together must keep the same channels; torch-pruning's dependency graph finds them (Fang
-et al. 2023, "DepGraph", arXiv:2301.12900), and they are one set here. A removal is checked by comparing the net with the
-full one in which the removed channels are cut off from whatever reads them: both must compute the same.
+et al. 2023, "DepGraph", arXiv:2301.12900), and they are one set here. A removal is checked by comparing the net with
+the full one in which the removed channels are cut off from whatever reads them: both must compute the same.
 """
 
 from __future__ import annotations
