@@ -117,7 +117,12 @@ def remove_channels(model: Model, options: PruneOptions, say: Callable[[str], No
         model: not changed.
         options: with a criterion that needs no images.
         say: takes what is left as it was.
+
+    Raises:
+        ValueError: the criterion needs images. Otherwise as `prune`.
     """
+    if CRITERIA[options.criterion].needs != "weights":
+        raise ValueError(f"{options.criterion} needs training images; apply prune with a context")
     return _Pruner(options, (), 0, say).once(model)
 
 
@@ -183,8 +188,7 @@ class _Pruner:
     def stepwise(self, model: Model, train: Callable[[Model], Model]) -> Model:
         """Remove a part, train, remove the next part; what is left falls by the same factor in each step."""
         ratio, steps = self._ratio(model), self.options.steps
-        net, _ = _copied(model)
-        widths = {one.name: one.count for one in find_sets(net, _images(model), chains=False, skipped={})}
+        widths = _widths(model)
         pruned = model
         for step in range(1, steps + 1):
             wish = _Wish(_share_of(ratio, step, steps), widths)
@@ -232,10 +236,10 @@ class _Pruner:
         raise _cannot_prune(model, first) from first
 
     def _partial(self, model: Model, wish: _Wish) -> _Way:
-        skipped: dict[str, str] = {}
+        lost: dict[str, str] = {}
         net, images = _copied(model)
-        sets = self._chosen(net, images, wish, _Way(partial=True, skipped=skipped), {})
-        return _Way(partial=True, skipped=skipped | faults(net, sets, images))
+        sets = self._chosen(net, images, wish, _Way(partial=True), {}, lost)
+        return _Way(partial=True, skipped=lost | faults(net, sets, images))
 
     def _build(self, model: Model, wish: _Wish, way: _Way, scores: _Scores, *, check: bool = True) -> nn.Module:
         """The pruned net; `scores` are used where there are any, else they are filled in."""
@@ -247,13 +251,17 @@ class _Pruner:
         return net
 
     def _chosen(
-        self, net: nn.Module, images: torch.Tensor, wish: _Wish, way: _Way, scores: _Scores
+        self,
+        net: nn.Module,
+        images: torch.Tensor,
+        wish: _Wish,
+        way: _Way,
+        scores: _Scores,
+        lost: dict[str, str] | None = None,
     ) -> list[ChannelSet]:
-        """The sets that lose channels, with these filled in."""
-        lost: dict[str, str] = {}
-        found = find_sets(net, images, chains=way.chains, skipped=lost if way.partial else None)
-        if isinstance(way.skipped, dict):
-            way.skipped.update(lost)
+        """The sets that lose channels, with these filled in; `lost` takes those that cannot be followed."""
+        skipped = lost if lost is not None else {} if way.partial else None
+        found = find_sets(net, images, chains=way.chains, skipped=skipped)
         sets = [one for one in found if one.name not in way.skipped and not self._ignored(one)]
         if not scores:
             criterion = CRITERIA[self.options.criterion]
@@ -300,6 +308,16 @@ class _Pruner:
             middle = round((low + high) / 2, 4)
             low, high = (low, middle) if left(middle) <= share else (middle, high)
         return high
+
+
+def _widths(model: Model) -> dict[str, int]:
+    """The channels of each set by name, as far as the net can be followed."""
+    net, images = _copied(model)
+    try:
+        sets = find_sets(net, images, chains=False, skipped={})
+    except CANNOT_FOLLOW:
+        sets = find_sets(net, images, chains=True)
+    return {one.name: one.count for one in sets}
 
 
 def _copied(model: Model) -> tuple[nn.Module, torch.Tensor]:
