@@ -359,7 +359,7 @@ def test_a_net_that_cannot_be_pruned_is_told_with_the_reason() -> None:
     with pytest.raises(ConfigError, match="this model cannot be pruned") as caught:
         remove_channels(model, PruneOptions(ratio=0.5))
     assert (caught.value.code, caught.value.exit_code) == ("C45", 2)
-    assert "no longer works" in caught.value.why
+    assert '"make": its channels cannot be followed through the net' in caught.value.why
 
 
 class _Fixed(nn.Module):
@@ -390,11 +390,28 @@ class _Shuffled(nn.Module):
         return self.head(self.read(self.make(images).flip(1)).relu().mean((2, 3)))
 
 
-def test_a_net_that_would_be_scrambled_is_refused() -> None:
+def test_channels_that_would_be_scrambled_are_left_alone() -> None:
     model = replace(make("convnet(4)", 8), module=_Shuffled().eval(), architecture="shuffled")
+    said: list[str] = []
+    pruned: Any = remove_channels(model, PruneOptions(ratio=0.5), said.append).module
+    assert (pruned.make.out_channels, pruned.read.out_channels) == (8, 4)
+    (line,) = said
+    assert line.startswith("prune leaves alone: make (its logits differ by up to")
+
+
+def test_a_net_of_nothing_but_such_channels_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), _Flip(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    model = replace(make("convnet(4)", 8), module=net.eval(), architecture="flipped")
     with pytest.raises(ConfigError, match="logits differ by up to") as caught:
         remove_channels(model, PruneOptions(ratio=0.5))
     assert caught.value.code == "C45"
+
+
+class _Flip(nn.Module):
+    """Turns the order of the channels round."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.flip(1)
 
 
 @pytest.mark.parametrize(

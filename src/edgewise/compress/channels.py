@@ -148,8 +148,7 @@ def _sets(region: Region, names: dict[nn.Module, str], skipped: dict[str, str] |
         if not producers:
             continue
         first = min(producers, key=list(names).index)
-        indices = [item.root_idxs for item in group.items if item.dep.handler in _makes_channels()]
-        if any(index is None or index >= len(group[0].idxs) for root in indices for index in root):
+        if not _sound(group):
             reason = "its channels cannot be followed through the net"
             if skipped is None:
                 raise Unfaithful(f'"{names[first]}": {reason}')
@@ -166,6 +165,24 @@ def _sets(region: Region, names: dict[nn.Module, str], skipped: dict[str, str] |
             groups=_channel_groups(group),
             items=list(group.items),
         )
+
+
+def _sound(group: Any) -> bool:
+    """Whether every index of a group is one that its layer, and its root, has."""
+    count = len(group[0].idxs)
+    for item in group.items:
+        layer = item.dep.target.module
+        if item.dep.handler in _makes_channels():
+            size = layer.weight.shape[0]
+            if any(index is None or index >= count for index in item.root_idxs):
+                return False
+        elif item.dep.handler in _reads_channels():
+            size = layer.weight.shape[1] * getattr(layer, "groups", 1)
+        else:
+            continue
+        if max(item.idxs) >= size:
+            return False
+    return True
 
 
 def _makes_channels() -> tuple[Any, Any]:
