@@ -359,7 +359,7 @@ def test_a_net_that_cannot_be_pruned_is_told_with_the_reason() -> None:
     with pytest.raises(ConfigError, match="this model cannot be pruned") as caught:
         remove_channels(model, PruneOptions(ratio=0.5))
     assert (caught.value.code, caught.value.exit_code) == ("C45", 2)
-    assert '"make": its channels cannot be followed through the net' in caught.value.why
+    assert "no longer works" in caught.value.why
 
 
 class _Fixed(nn.Module):
@@ -367,16 +367,11 @@ class _Fixed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.make, self.one, self.two, self.head = (
-            nn.Conv2d(3, 8, 1),
-            nn.Conv2d(5, 2, 1),
-            nn.Conv2d(3, 2, 1),
-            nn.Linear(2, 2),
-        )
+        self.make, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 2)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         one, two = torch.split(self.make(images), [5, 3], 1)
-        return self.head((self.one(one) * 0 + self.two(two)).mean((2, 3)))
+        return self.head(torch.cat([one.relu(), two], 1).mean((2, 3)))
 
 
 class _Shuffled(nn.Module):
