@@ -76,7 +76,7 @@ def _shrunk(model: Model, options: WidthOptions, seed: int) -> Model:
             else "its family has no width multiplier, or its structure was changed before",
             fix="take an alpha below 1, or name a larger net of the family",
         )
-    ratio = float(str(round(1 - options.alpha, 6)))
+    ratio = round(1 - options.alpha, 6)
     try:
         narrow = remove_channels(model, PruneOptions(ratio=ratio, round_to=options.round_to))
     except NoEffect as problem:
