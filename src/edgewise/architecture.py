@@ -57,6 +57,9 @@ def check_architecture(text: str) -> None:
     if call.name == "truncate":
         check_architecture(truncation(call)[0])
         return
+    if call.name == "width":  # `edgewise.models.width` checks the rest
+        check_architecture(str(call.args[0]) if call.args else "")
+        return
     if call.name in OWN:
         check_arguments(call)
         return

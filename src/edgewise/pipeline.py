@@ -707,6 +707,7 @@ def _context(job: Job, base: Built, name: str) -> Context:
         base.model,
         job.recipe.seed,
         augmented=job.recipe.augment.active,
+        say=lambda text: job.progress.say(f"{name}: {text}"),
     )
 
 

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgewise.compress.base import Context, Technique, Trait
+from edgewise.compress.decompose import DecomposeOptions, decompose
 from edgewise.compress.distill import DistillOptions, distill
 from edgewise.compress.palettize import PalettizeOptions, palettize
 from edgewise.compress.prune import PruneOptions, prune
 from edgewise.compress.sparsify import SparsifyOptions, sparsify
+from edgewise.compress.truncate import TruncateOptions, truncate
+from edgewise.compress.width import WidthOptions, width
 from edgewise.errors import ConfigError
 from edgewise.plan import Call, parse_plan, unknown_technique
 from edgewise.recipe import Strict, build
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
 TECHNIQUES: dict[str, Technique] = {
     "prune": Technique(
         PruneOptions, prune, "remove the weakest channels, then fine-tune", "Li et al. 2017, arXiv:1608.08710"
+    ),
+    "decompose": Technique(
+        DecomposeOptions,
+        decompose,
+        "replace layers by low-rank factors, then fine-tune",
+        "Kim et al. 2016, arXiv:1511.06530",
     ),
     "distill": Technique(
         DistillOptions, distill, "train a student under the base model", "Hinton et al. 2015, arXiv:1503.02531"
@@ -43,6 +52,15 @@ TECHNIQUES: dict[str, Technique] = {
         "Zhu, Gupta 2017, arXiv:1710.01878",
         leaves=frozenset({"zeros"}),
     ),
+    "width": Technique(
+        WidthOptions,
+        width,
+        "the same family with fewer channels everywhere, trained anew",
+        "Howard et al. 2017, arXiv:1704.04861",
+    ),
+    "truncate": Technique(
+        TruncateOptions, truncate, "cut off the last stages, then fine-tune", "Yosinski et al. 2014, arXiv:1411.1792"
+    ),
 }
 
 TRAITS: dict[Trait, str] = {
@@ -50,6 +68,14 @@ TRAITS: dict[Trait, str] = {
     "zeros": "zeros in place of small weights",
 }
 """What a technique can leave that another undoes, in words that follow "makes"."""
+
+ELSEWHERE = {
+    "resolution": (
+        "the size of the images belongs to the run, not to a plan",
+        "make a second run: `edgewise run ... --set data.size=SIZE --weights RUN`, then `edgewise compare` both",
+    ),
+}
+"""What is asked of plans and done elsewhere: what to say, and how it is done (docs/decisions/0018)."""
 
 Step = tuple[str, Technique, Strict]
 
@@ -90,6 +116,9 @@ def apply_plan(model: Model, plan: str, context: Context, on_step: Callable[[str
 
 def _check_step(call: Call) -> Step:
     technique = TECHNIQUES.get(call.name)
+    if call.name in ELSEWHERE:
+        what, fix = ELSEWHERE[call.name]
+        raise ConfigError(what, code="C85", where={"plan": call}, fix=fix)
     if technique is None:
         raise unknown_technique(call, TECHNIQUES)
     values = dict(call.kwargs)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from edgewise.train.losses import Loss
 
 
+def _unheard(text: str) -> None:
+    """Says nothing."""
+
+
 class Fit(Protocol):
     """Trains a copy of a model and returns it with its best weights."""
 
@@ -33,6 +37,7 @@ class Context:
     seed: of everything that draws.
     augmented: whether `fit` and `finetune` change the training images at random, so that what a model answers to the
         stored images is not what it answers in training.
+    say: takes one line of news for the user, such as a layer that is left as it was.
     """
 
     dataset: Dataset
@@ -41,6 +46,7 @@ class Context:
     teacher: Model
     seed: int
     augmented: bool = False
+    say: Callable[[str], None] = _unheard
 
 
 Trait = Literal["levels", "zeros"]

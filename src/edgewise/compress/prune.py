@@ -1,28 +1,34 @@
-"""Structured pruning: whole channels are removed, those with the smallest weights first, in every layer alike.
+"""Structured pruning: whole channels are removed, the weakest first, then the net is trained on.
 
-A channel's score is the norm of the filters that compute it (Li et al. 2017, "Pruning Filters for Efficient
-ConvNets"). Layers whose outputs are added together must keep the same channels; torch-pruning's dependency graph finds
-them (Fang et al. 2023, "DepGraph"), and they are scored and pruned as one. Of n channels floor(n x (1 - ratio)) stay,
-at least one. The classifier keeps its outputs.
-
-Before a pruned net is handed out it is compared with the full net in which the removed channels are cut off from
-whatever reads them: both must compute the same.
+How weak a channel is says a criterion (`edgewise.compress.criteria`); which channels go together, and that the pruned
+net computes what it should, is found in `edgewise.compress.channels`. Of n channels floor(n x (1 - ratio)) stay, at
+least one. The classifier keeps its outputs.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import fnmatch
 import math
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import pydantic
 from pydantic import Field
 
+from edgewise.compress.channels import (
+    CANNOT_FOLLOW,
+    ChannelSet,
+    describe,
+    faults,
+    find_sets,
+    removable,
+    remove,
+)
+from edgewise.compress.criteria import CRITERIA, Name
 from edgewise.errors import ConfigError, NoEffect
 from edgewise.recipe import Strict
 
@@ -31,25 +37,60 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgewise.compress.base import Context
+    from edgewise.compress.channels import Batches
     from edgewise.models import Model
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
+Target = Annotated[float, Field(gt=0, lt=1)]
+
+RATIO = 0.5
+BATCHES, BATCH = 8, 64
+"""Training images that criteria which need some look at: so many batches of so many."""
+LEAST = Fraction(1, 10)
+"""This share of each layer stays when layers are ranked against each other."""
+HALVINGS = 9
+MOST = 0.99
+"""How finely and how far the ratio for a target is looked for."""
 
 
 class PruneOptions(Strict):
     """How much to remove, and by which measure."""
 
-    ratio: Ratio | Annotated[tuple[Ratio, ...], Field(min_length=1)] = 0.5
+    ratio: Ratio | Annotated[tuple[Ratio, ...], Field(min_length=1)] | None = None
     """Share of channels removed in each layer: one number for all convolutions and hidden linear layers, or a list with
     one number per convolution in the order they run (layers that must keep the same channels count once; hidden linear
-    layers are then left alone)."""
+    layers are then left alone). Default: 0.5, where there is no target."""
+    criterion: Name = "l2"
+    """What a channel is ranked by: norm of its filters (l2, l1), batch norm factors (bn), first-order change of the
+    loss (taylor), norm of all that goes with it (group), mean magnitude of what the next layers get (activation), how
+    seldom that is zero (apoz), distance to the other filters (fpgm), or nothing at all (random, the control)."""
+    scope: Literal["layer", "net"] = "layer"
+    """Remove the same share of each layer, or rank all channels against each other, each layer's scores divided by
+    their mean."""
+    macs: Target | None = None
+    """Remove as little as brings the multiply-adds to this share of what they are."""
+    params: Target | None = None
+    """Remove as little as brings the parameters to this share of what they are."""
     round_to: Annotated[int, Field(ge=1, le=256)] = 1
     """Keep the nearest multiple of this many channels, at least one multiple; 8 runs faster on most runtimes, 1 gives
     the exact share."""
-    norm: Literal["l1", "l2"] = "l2"
-    """The norm by which filters are ranked: sum of magnitudes, or root of the sum of squares."""
+    ignore: tuple[str, ...] = ()
+    """Layers whose channels stay, by name or pattern, e.g. `("block1.conv", "blocks.0.*")`; layers that must keep the
+    same channels as one of them stay too."""
+    steps: Annotated[int, Field(ge=1, le=100)] = 1
+    """Remove the channels in so many steps, each the same share of what is left, scored anew, with training between."""
+    step_epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Epochs of training between two steps."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs of fine-tuning after the channels are gone; default: the recipe's `finetune_epochs`; 0 for none."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_wish(self) -> PruneOptions:
+        if sum(wish is not None for wish in (self.ratio, self.macs, self.params)) > 1:
+            raise ValueError("ratio, macs and params are three ways to say how much; give one")
+        if isinstance(self.ratio, tuple) and self.scope == "net":
+            raise ValueError("a list of ratios says what each layer loses; scope=net would decide that itself")
+        return self
 
 
 def prune(model: Model, options: PruneOptions, context: Context) -> Model:
@@ -57,233 +98,303 @@ def prune(model: Model, options: PruneOptions, context: Context) -> Model:
 
     Raises:
         NoEffect: there is nothing to remove (N10).
-        ConfigError: the net cannot be pruned (C45), or the list of ratios does not match its layers (C46).
+        ConfigError: the net cannot be pruned (C45), the list of ratios does not match its layers (C46), or the target
+            cannot be reached (C86).
     """
-    pruned = remove_channels(model, options)
-    if options.epochs == 0:
-        return pruned
-    return context.finetune(pruned, epochs=options.epochs)
+    batches = () if CRITERIA[options.criterion].needs == "weights" else _batches(model, context)
+    pruner = _Pruner(options, batches, context.seed, context.say)
+    if options.steps == 1:
+        pruned = pruner.once(model)
+    else:
+        pruned = pruner.stepwise(model, lambda net: context.finetune(net, epochs=options.step_epochs))
+    return pruned if options.epochs == 0 else context.finetune(pruned, epochs=options.epochs)
 
 
-def remove_channels(model: Model, options: PruneOptions) -> Model:
-    """`prune` without the fine-tuning: the kept channels have the weights they had.
+def remove_channels(model: Model, options: PruneOptions, say: Callable[[str], None] = lambda _: None) -> Model:
+    """`prune` in one step and without the fine-tuning: the kept channels have the weights they had.
 
-    The whole net is tried first. Where the dependency graph cannot follow it (channels shuffled, split or sliced
-    between blocks, as in ShuffleNet), the inner channels of its plain chains of layers are pruned instead.
+    Args:
+        model: not changed.
+        options: with a criterion that needs no images.
+        say: takes what is left as it was.
+
+    Raises:
+        ValueError: the criterion needs images. Otherwise as `prune`.
     """
-    from edgewise.models.surgery import resize_edit
+    if CRITERIA[options.criterion].needs != "weights":
+        raise ValueError(f"{options.criterion} needs training images; apply prune with a context")
+    return _Pruner(options, (), 0, say).once(model)
 
-    try:
-        module = _attempt(model, options, chains=False)
-    except _CANNOT_FOLLOW as problem:
-        try:
-            module = _attempt(model, options, chains=True)
-        except (*_CANNOT_FOLLOW, _Nothing) as again:
-            raise _cannot_prune(model, again if isinstance(again, _Unfaithful) else problem) from problem
-    except _Nothing as problem:
-        raise NoEffect(
-            "prune found nothing to remove",
-            code="N10",
-            where={"model": model.architecture, "ratio": options.ratio, "round_to": options.round_to},
-            why="every layer keeps all its channels at this ratio",
-            fix="raise the ratio, lower round_to, or leave the step out of the plan",
-        ) from problem
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(model.module.get_parameter(name).requires_grad)
-    edit = resize_edit(model.module, module)
-    structure = model.structure if edit is None else (*model.structure, edit)
-    return dataclasses.replace(model, module=module, structure=structure)
+
+def _batches(model: Model, context: Context) -> Batches:
+    """The first training images of a shuffled epoch, as the model takes them."""
+    import numpy as np
+    import torch
+
+    from edgewise.train.feed import Pixels
+
+    split = context.dataset.train
+    device = next(model.module.parameters()).device
+    pixels = Pixels(model.input, device)
+    rows = np.random.default_rng(context.seed).permutation(len(split))[: BATCHES * BATCH]
+    parts = [np.sort(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+    return [(pixels(split.images[part]), torch.from_numpy(split.labels[part]).to(device)) for part in parts]
 
 
 class _Nothing(Exception):
     """No layer loses a channel."""
 
 
-class _Unfaithful(RuntimeError):
-    """The pruned net does not compute what the full one does without the removed channels."""
+@dataclass(frozen=True)
+class _Wish:
+    """How much is to go; `widths` are the channels of each set before the first step, {} for those it has now."""
+
+    ratio: float | tuple[float, ...]
+    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-# What torch-pruning, or the net when it meets shapes it does not expect, raises for a net the graph cannot follow.
-_CANNOT_FOLLOW = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+@dataclass(frozen=True)
+class _Way:
+    """How a net is followed: as a whole, but for the sets named with a reason; or only inside its plain chains."""
+
+    chains: bool = False
+    partial: bool = False
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-@dataclass
-class _Region:
-    """A part of a net that is traced by itself; `last` makes its output, so the channels of that layer stay."""
-
-    module: nn.Module
-    example: torch.Tensor
-    last: nn.Module
+_Scores = dict[str, "torch.Tensor"]
 
 
-@dataclass
-class _Layer:
-    """One set of channels that can be removed: those of a layer, or of several layers that must keep the same ones.
+@dataclass(frozen=True)
+class _Pruner:
+    """What all removals of one step of a plan share."""
 
-    `name` is that of the layer among them that runs first. `scores` has one value per channel; they fall into `groups`
-    equal parts that must stay equally large.
-    """
+    options: PruneOptions
+    batches: Batches
+    seed: int
+    say: Callable[[str], None]
 
-    graph: Any
-    root: nn.Module
-    root_function: Any
-    name: str
-    is_convolution: bool
-    scores: torch.Tensor
-    groups: int
-    gone: list[int] = dataclasses.field(default_factory=list)
+    def once(self, model: Model) -> Model:
+        """Remove all at once.
 
-    def group(self) -> Any:
-        """The dependency group that removes the channels in `gone`."""
-        return self.graph.get_pruning_group(self.root, self.root_function, self.gone)
+        Raises:
+            NoEffect: N10. ConfigError: C45, C46, C86.
+        """
+        try:
+            return self._removed(model, _Wish(self._ratio(model)))
+        except _Nothing as problem:
+            raise _no_effect(model, self.options) from problem
+
+    def stepwise(self, model: Model, train: Callable[[Model], Model]) -> Model:
+        """Remove a part, train, remove the next part; what is left falls by the same factor in each step."""
+        ratio, steps = self._ratio(model), self.options.steps
+        widths = _widths(model)
+        pruned = model
+        for step in range(1, steps + 1):
+            wish = _Wish(_share_of(ratio, step, steps), widths)
+            try:
+                pruned = self._removed(pruned, wish)
+            except _Nothing:
+                continue  # a small step may round to nothing
+            if step < steps:
+                pruned = train(pruned)
+        if pruned is model:
+            raise _no_effect(model, self.options)
+        return pruned
+
+    def _removed(self, model: Model, wish: _Wish) -> Model:
+        from edgewise.models.surgery import resize_edit
+
+        way, module = self._way(model, wish)
+        if way.skipped:
+            self.say("prune leaves alone: " + "; ".join(f"{name} ({why})" for name, why in way.skipped.items()))
+        elif way.chains:
+            self.say("prune cannot follow the whole net; it prunes inside its plain chains of layers")
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(model.module.get_parameter(name).requires_grad)
+        edit = resize_edit(model.module, module)
+        structure = model.structure if edit is None else (*model.structure, edit)
+        return dataclasses.replace(model, module=module, structure=structure)
+
+    def _way(self, model: Model, wish: _Wish) -> tuple[_Way, nn.Module]:
+        """The first way that works, and what it makes.
+
+        The whole net is tried first. Where the dependency graph cannot follow it (channels split into parts of fixed
+        size, shuffled or sliced), each set of channels is tried by itself, and those that fail are left alone. Where
+        that does not help, the inner channels of plain chains of layers are pruned.
+        """
+        try:
+            return _Way(), self._build(model, wish, _Way(), {})
+        except CANNOT_FOLLOW as problem:
+            first = problem
+        for find in (self._partial, lambda *_: _Way(chains=True)):
+            try:
+                way = find(model, wish)
+                return way, self._build(model, wish, way, {})
+            except (*CANNOT_FOLLOW, _Nothing):
+                continue
+        raise _cannot_prune(model, first) from first
+
+    def _partial(self, model: Model, wish: _Wish) -> _Way:
+        lost: dict[str, str] = {}
+        net, images = _copied(model)
+        sets = self._chosen(net, images, wish, _Way(partial=True), {}, lost)
+        return _Way(partial=True, skipped=lost | faults(net, sets, images))
+
+    def _build(self, model: Model, wish: _Wish, way: _Way, scores: _Scores, *, check: bool = True) -> nn.Module:
+        """The pruned net; `scores` are used where there are any, else they are filled in."""
+        net, images = _copied(model)
+        sets = self._chosen(net, images, wish, way, scores)
+        if not sets:
+            raise _Nothing
+        remove(net, sets, images if check else None)
+        return net
+
+    def _chosen(
+        self,
+        net: nn.Module,
+        images: torch.Tensor,
+        wish: _Wish,
+        way: _Way,
+        scores: _Scores,
+        lost: dict[str, str] | None = None,
+    ) -> list[ChannelSet]:
+        """The sets that lose channels, with these filled in; `lost` takes those that cannot be followed."""
+        skipped = lost if lost is not None else {} if way.partial else None
+        found = find_sets(net, images, chains=way.chains, skipped=skipped)
+        sets = [one for one in found if one.name not in way.skipped and not self._ignored(one)]
+        if not scores:
+            criterion = CRITERIA[self.options.criterion]
+            known = describe(net, sets, criterion.needs, self.batches, self.seed)
+            scores.update({name: criterion.score(channels) for name, channels in known.items()})
+        _choose(sets, scores, wish, self.options)
+        return [one for one in sets if removable(one)]
+
+    def _ignored(self, one: ChannelSet) -> bool:
+        patterns = self.options.ignore
+        return any(fnmatch.fnmatchcase(name, pattern) for name in one.members for pattern in patterns)
+
+    def _ratio(self, model: Model) -> float | tuple[float, ...]:
+        """The ratio that was asked for, or the smallest that meets the target.
+
+        Raises:
+            ConfigError: none does (C86).
+        """
+        if self.options.macs is None and self.options.params is None:
+            return RATIO if self.options.ratio is None else self.options.ratio
+        from edgewise.models.cost import cost
+
+        share = self.options.macs or self.options.params or 0
+        kind = "macs" if self.options.macs else "params_total"
+        before = getattr(cost(model.module, model.input), kind)
+        try:
+            way = self._way(model, _Wish(RATIO))[0]
+        except _Nothing:
+            way = _Way()
+        scores: _Scores = {}
+
+        def left(ratio: float) -> float:
+            try:
+                net = self._build(model, _Wish(ratio), way, scores, check=False)
+            except _Nothing:
+                return 1.0
+            return float(getattr(cost(net, model.input), kind) / before)
+
+        low, high = 0.0, MOST
+        least = left(high)
+        if least > share:
+            raise _out_of_reach(model, self.options, least)
+        for _ in range(HALVINGS):
+            middle = round((low + high) / 2, 4)
+            low, high = (low, middle) if left(middle) <= share else (middle, high)
+        return high
 
 
-def _attempt(model: Model, options: PruneOptions, *, chains: bool) -> nn.Module:
+def _widths(model: Model) -> dict[str, int]:
+    """The channels of each set by name, as far as the net can be followed."""
+    net, images = _copied(model)
+    try:
+        sets = find_sets(net, images, chains=False, skipped={})
+    except CANNOT_FOLLOW:
+        sets = find_sets(net, images, chains=True)
+    return {one.name: one.count for one in sets}
+
+
+def _copied(model: Model) -> tuple[nn.Module, torch.Tensor]:
+    """A copy of the net to work on, and images to run it with."""
+    return copy.deepcopy(model.module).eval().requires_grad_(True), _images(model)
+
+
+def _images(model: Model) -> torch.Tensor:
     import torch
 
-    net = copy.deepcopy(model.module).eval().requires_grad_(True)
-    device = next(net.parameters()).device
     size = (model.input.channels, model.input.height, model.input.width)
-    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    order = _running_order(net, images)
-    names = {net.get_submodule(name): name for name in order}  # in running order
-    last = net.get_submodule(max(order, key=lambda name: order[name]))
-    regions = _chains(net) if chains else [_Region(net, images, last)]
-    layers = [layer for region in regions for layer in _layers(region, names, options.norm)]
-    layers.sort(key=lambda layer: order[layer.name])
-    _choose(layers, options)
-    layers = [layer for layer in layers if layer.gone and layer.graph.check_pruning_group(layer.group())]
-    if not layers:
-        raise _Nothing
-    reference = copy.deepcopy(net)
-    for layer in layers:
-        _disconnect(reference, names, layer.group())
-    for layer in layers:
-        layer.group().prune()
-    _check_faithful(net, reference, images)
-    return net
+    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    return images.to(next(model.module.parameters()).device)
 
 
-def _running_order(net: nn.Module, images: torch.Tensor) -> dict[str, int]:
-    """Names of convolutions and linear layers -> their place in the order they run."""
-    import torch
-    from torch import nn
-
-    ran: dict[str, int] = {}
-
-    def note(name: str, *_: object) -> None:
-        ran.setdefault(name, len(ran))
-
-    hooks = [
-        layer.register_forward_pre_hook(partial(note, name))
-        for name, layer in net.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
-    with torch.no_grad():
-        net(images)
-    for hook in hooks:
-        hook.remove()
-    return ran
+def _share_of(ratio: float | tuple[float, ...], step: int, steps: int) -> float | tuple[float, ...]:
+    """What is gone after a step: what is left falls by the same factor each time, and to the ratio itself at last."""
+    if isinstance(ratio, tuple):
+        return tuple(1 - (1 - one) ** (step / steps) if step < steps else one for one in ratio)
+    return 1 - (1 - ratio) ** (step / steps) if step < steps else ratio
 
 
-def _chains(net: nn.Module) -> Iterator[_Region]:
-    """The `nn.Sequential`s that hold nothing but simple layers; the last layer's channels leave it and stay."""
-    import torch
-    from torch import nn
-
-    for part in net.modules():
-        if not isinstance(part, nn.Sequential) or any(next(layer.children(), None) is not None for layer in part):
-            continue
-        weighted = [layer for layer in part if isinstance(layer, nn.Conv2d | nn.Linear)]
-        if len(weighted) < 2:
-            continue
-        first, last = weighted[0], weighted[-1]
-        shape = (2, first.in_channels, 32, 32) if isinstance(first, nn.Conv2d) else (2, first.in_features)
-        yield _Region(part, torch.zeros(shape, device=first.weight.device), last)
-
-
-def _layers(region: _Region, names: dict[nn.Module, str], norm: str) -> Iterator[_Layer]:
-    """The sets of channels of a region that can be removed."""
-    import torch_pruning
-    from torch import nn
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about bare parameters, which are pruned along and covered by the check
-        graph = torch_pruning.DependencyGraph().build_dependency(region.module, example_inputs=(region.example,))
-    for group in graph.get_all_groups(ignored_layers=[region.last], root_module_types=[nn.Conv2d, nn.Linear]):
-        producers = [item for item in group.items if item.dep.handler in _makes_channels()]
-        if not producers:
-            continue
-        first = min((item.dep.target.module for item in producers), key=list(names).index)
-        if any(index is None or index >= len(group[0].idxs) for item in producers for index in item.root_idxs):
-            raise _Unfaithful(f'the channels of "{names[first]}" cannot be followed through the net')
-        yield _Layer(
-            graph=graph,
-            root=group[0].dep.target.module,
-            root_function=group[0].dep.handler,
-            name=names[first],
-            is_convolution=isinstance(first, nn.Conv2d),
-            scores=_scores(producers, len(group[0].idxs), norm),
-            groups=_channel_groups(group),
-        )
-
-
-def _makes_channels() -> tuple[Any, Any]:
-    """The handlers that remove filters, as against inputs of filters."""
-    import torch_pruning
-
-    return torch_pruning.prune_conv_out_channels, torch_pruning.prune_linear_out_channels
-
-
-def _scores(producers: list[Any], channels: int, norm: str) -> torch.Tensor:
-    """float64 (channels,): the norm of all filters that compute a channel, taken together."""
-    import torch
-
-    power = 1 if norm == "l1" else 2
-    scores = torch.zeros(channels, dtype=torch.float64)
-    for item in producers:
-        filters = item.dep.target.module.weight.detach().double().cpu().flatten(1)[item.idxs]
-        scores.index_add_(0, torch.tensor(item.root_idxs), filters.abs().pow(power).sum(1))
-    return scores.pow(1 / power)
-
-
-def _channel_groups(group: Any) -> int:
-    """How many equal parts the channels fall into; depthwise convolutions do not count, their groups go with them."""
-    from torch import nn
-
-    parts = [1]
-    for item in group.items:
-        layer = item.dep.target.module
-        if isinstance(layer, nn.GroupNorm):
-            parts.append(layer.num_groups)
-        elif isinstance(layer, nn.Conv2d) and layer.groups != layer.out_channels:
-            parts.append(layer.groups)
-    return math.lcm(*parts)
-
-
-def _choose(layers: list[_Layer], options: PruneOptions) -> None:
+def _choose(sets: Sequence[ChannelSet], scores: Mapping[str, torch.Tensor], wish: _Wish, options: PruneOptions) -> None:
     """Fill in the channels that go: those with the lowest scores, of equal ones the later."""
+    widths = {one.name: wish.widths.get(one.name, one.count) for one in sets}
+    if options.scope == "net" and not isinstance(wish.ratio, tuple):
+        shares = _global_kept(sets, scores, widths, wish.ratio)
+        kept = {name: _kept_of(count, widths[name], options.round_to) for name, count in shares.items()}
+    else:
+        kept = {
+            one.name: _kept(widths[one.name], ratio, math.lcm(options.round_to, one.groups))
+            for one, ratio in _ratios(sets, wish.ratio)
+        }
+    for one in sets:
+        _mark(one, scores[one.name], min(one.count, kept.get(one.name, one.count)))
+
+
+def _mark(one: ChannelSet, scores: torch.Tensor, kept: int) -> None:
     import torch
 
-    for layer, ratio in _ratios(layers, options.ratio):
-        unit = math.lcm(options.round_to, layer.groups)
-        kept = _kept(len(layer.scores), ratio, unit)
-        parts = layer.scores.view(layer.groups, -1).mean(0)
-        ranked = torch.argsort(parts, descending=True, stable=True).tolist()
-        gone = ranked[kept // layer.groups :]
-        layer.gone = sorted(part * len(parts) + channel for part in range(layer.groups) for channel in gone)
+    parts = scores.view(one.groups, -1).mean(0)
+    ranked = torch.argsort(parts, descending=True, stable=True).tolist()
+    gone = ranked[max(1, kept // one.groups) :]
+    one.gone = sorted(part * len(parts) + channel for part in range(one.groups) for channel in gone)
 
 
-def _ratios(layers: list[_Layer], ratio: float | tuple[float, ...]) -> list[tuple[_Layer, float]]:
+def _global_kept(
+    sets: Sequence[ChannelSet], scores: Mapping[str, torch.Tensor], widths: Mapping[str, int], ratio: float
+) -> dict[str, int]:
+    """How many channels of each set stay when all are ranked together; of each at least a tenth."""
+    kept = {one.name: one.count for one in sets}
+    groups = {one.name: one.groups for one in sets}
+    excess = sum(kept.values()) - math.ceil(sum(widths.values()) * (1 - Fraction(str(ratio))))
+    ranked = []
+    for one in sets:
+        parts = scores[one.name].view(one.groups, -1).mean(0)
+        mean = float(parts.mean()) or 1.0
+        ranked += [(score / mean, one.name) for score in parts.tolist()]
+    for _, name in sorted(ranked):
+        if excess < groups[name]:
+            continue
+        if kept[name] - groups[name] >= max(1, math.ceil(widths[name] * LEAST)):
+            kept[name] -= groups[name]
+            excess -= groups[name]
+    return kept
+
+
+def _ratios(sets: Sequence[ChannelSet], ratio: float | tuple[float, ...]) -> list[tuple[ChannelSet, float]]:
     if not isinstance(ratio, tuple):
-        return [(layer, ratio) for layer in layers]
-    convolutions = [layer for layer in layers if layer.is_convolution]
+        return [(one, ratio) for one in sets]
+    convolutions = [one for one in sets if one.is_convolution]
     if len(convolutions) != len(ratio):
         raise ConfigError(
             f"{len(ratio)} ratios for {len(convolutions)} convolutions that can be pruned",
             code="C46",
             where={"ratio": ratio},
-            why="in the order they run: " + ", ".join(layer.name for layer in convolutions),
+            why="in the order they run: " + ", ".join(one.name for one in convolutions),
             fix="give one ratio for each of these, or a single number for all",
         )
     return list(zip(convolutions, ratio, strict=True))
@@ -300,75 +411,34 @@ def _kept(channels: int, ratio: float, unit: int) -> int:
     """
     if ratio == 0:
         return channels
-    exact = max(1, math.floor(channels * (1 - Fraction(str(ratio)))))
+    return _kept_of(max(1, math.floor(channels * (1 - Fraction(str(ratio))))), channels, unit)
+
+
+def _kept_of(exact: int, channels: int, unit: int) -> int:
+    """The multiple of `unit` nearest to `exact`, ties down, at least one and at most all of the channels."""
     multiples = max(1, math.ceil(Fraction(exact, unit) - Fraction(1, 2)))
     return min(channels, multiples * unit)
 
 
-def _disconnect(reference: nn.Module, names: dict[nn.Module, str], group: Any) -> None:
-    """In the full net, zero the weights by which layers read the channels that a group removes."""
-    import torch
-    import torch_pruning
-
-    reads = (torch_pruning.prune_conv_in_channels, torch_pruning.prune_linear_in_channels)
-    for item in group.items:
-        if item.dep.handler not in reads:
-            continue
-        layer: Any = reference.get_submodule(names[item.dep.target.module])
-        groups = getattr(layer, "groups", 1)
-        with torch.no_grad():
-            # (groups, filters of a group, inputs of a group, ...): input c is read by group c // inputs only.
-            weight = layer.weight.view(groups, layer.weight.shape[0] // groups, *layer.weight.shape[1:])
-            for channel in item.idxs:
-                weight[channel // weight.shape[2], :, channel % weight.shape[2]] = 0
+def _no_effect(model: Model, options: PruneOptions) -> NoEffect:
+    return NoEffect(
+        "prune found nothing to remove",
+        code="N10",
+        where={"model": model.architecture, "ratio": options.ratio, "round_to": options.round_to},
+        why="every layer keeps all its channels at this ratio",
+        fix="raise the ratio, lower round_to, ignore fewer layers, or leave the step out of the plan",
+    )
 
 
-def _check_faithful(net: nn.Module, reference: nn.Module, images: torch.Tensor) -> None:
-    """Compare the pruned net with the disconnected full one, in float64 so that rounding hides nothing.
-
-    With layer or group normalisation the removed channels also leave the statistics, so only the shape can be compared.
-
-    Raises:
-        _Unfaithful: they differ.
-    """
-    import torch
-    from torch import nn
-
-    with torch.no_grad():
-        expected = reference.double()(images.double())
-        found = _run(net.double(), images.double())
-    net.float()
-    if found.shape != expected.shape:
-        raise _Unfaithful(f"the pruned net returns {tuple(found.shape)} instead of {tuple(expected.shape)}")
-    if any(isinstance(layer, nn.LayerNorm | nn.GroupNorm) for layer in net.modules()):
-        return
-    # The two images must be told apart as before: a plain tolerance would pass any net whose logits hardly move.
-    spread = (expected[0] - expected[1]).abs().max()
-    difference = (found - expected).abs().max()
-    if not difference <= 1e-3 * spread + 1e-12 * expected.abs().max():
-        raise _Unfaithful(f"its logits differ by up to {difference:.3g} from the full net without the removed channels")
-
-
-def _run(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """A forward pass that names the part in which it fails."""
-    inside: list[str] = []
-
-    def enter(name: str, *_: object) -> None:
-        inside.append(name)
-
-    def leave(*_: object) -> None:
-        inside.pop()
-
-    hooks = [part.register_forward_pre_hook(partial(enter, name)) for name, part in net.named_modules()]
-    hooks += [part.register_forward_hook(leave) for part in net.modules()]
-    try:
-        output: torch.Tensor = net(images)
-    except _CANNOT_FOLLOW as problem:
-        raise _Unfaithful(f'"{inside[-1]}" no longer works: {str(problem).splitlines()[0]}') from problem
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return output
+def _out_of_reach(model: Model, options: PruneOptions, least: float) -> ConfigError:
+    kind = "multiply-adds" if options.macs else "parameters"
+    return ConfigError(
+        f"pruning cannot bring the {kind} down to {options.macs or options.params:g} of what they are",
+        code="C86",
+        where={"model": model.architecture, "scope": options.scope, "round_to": options.round_to},
+        why=f"with {MOST:.0%} of the channels removed, {least:.3f} of them stay",
+        fix="ask for less, lower round_to, ignore fewer layers, or take a smaller net",
+    )
 
 
 def _cannot_prune(model: Model, problem: Exception) -> ConfigError:

@@ -6,7 +6,7 @@ Importing this room imports no torch; the first call that builds or opens a mode
 from __future__ import annotations
 
 from edgewise.models.base import Edit, Model
-from edgewise.models.create import create_model, default_input, list_models, profile, rebuild
+from edgewise.models.create import create_model, default_input, list_models, profile, rebuild, with_width
 from edgewise.models.libraries import ModelEntry
 from edgewise.models.store import open_model, save_model
 
@@ -21,4 +21,5 @@ __all__ = [
     "profile",
     "rebuild",
     "save_model",
+    "with_width",
 ]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edgewise.architecture import OWN, format_architecture, parse_architecture, truncation
 from edgewise.bundle import InputSpec
 from edgewise.errors import ConfigError
-from edgewise.models import libraries
+from edgewise.models import libraries, width
 from edgewise.models.base import Model, seeded
 from edgewise.models.libraries import ModelEntry
 from edgewise.models.marks import structural
@@ -94,6 +94,8 @@ def default_input(architecture: str) -> InputSpec | None:
     call = parse_architecture(architecture)
     if call.name == "truncate":
         return default_input(truncation(call)[0])
+    if call.name == "width":
+        return default_input(width.arguments(call)[0])
     if call.name in OWN:
         return None
     return libraries.made_for(*libraries.find(call.name))
@@ -135,6 +137,16 @@ def profile(architecture: str, *, classes: int, size: int, channels: int = 3) ->
     }
 
 
+def with_width(architecture: str, alpha: float, unit: int) -> str | None:
+    """The name of the same family with its channels multiplied; None when it has no multiplier of its own.
+
+    Raises:
+        ConfigError: the multiplier is out of range (C41).
+    """
+    call = width.scaled(parse_architecture(architecture), alpha, unit)
+    return None if call is None else format_architecture(call)
+
+
 def _build(call: Call, input: InputSpec, classes: int, pretrained: bool) -> nn.Module:
     if call.name == "truncate":
         from edgewise.models import surgery
@@ -142,16 +154,18 @@ def _build(call: Call, input: InputSpec, classes: int, pretrained: bool) -> nn.M
         inner, after = truncation(call)
         whole = _build(parse_architecture(inner), input, classes, pretrained).eval()
         return surgery.truncate(whole, after, (input.channels, input.height, input.width), classes)
+    if pretrained and (call.name in OWN or call.name == "width"):
+        raise ConfigError(
+            "there are no pretrained weights for this family",
+            code="C42",
+            where={"model": format_architecture(call)},
+            fix="train it from scratch, or take a timm or torchvision model; see `edgewise models`",
+        )
+    if call.name == "width":
+        return width.build(call, input, classes)
     if call.name in OWN:
         from edgewise.models.convnet import build
 
-        if pretrained:
-            raise ConfigError(
-                "there are no pretrained weights for this family",
-                code="C42",
-                where={"model": format_architecture(call)},
-                fix="train it from scratch, or take a timm or torchvision model; see `edgewise models`",
-            )
         return build(call, input, classes)
     library, name = libraries.find(call.name)
     if call.args or call.kwargs:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgewise.architecture import split_library, unknown_model
@@ -54,8 +56,17 @@ def find(name: str) -> tuple[Library, str]:
     raise unknown_model(name, _timm_names(), _torchvision_names())
 
 
-def build(library: Library, name: str, input: InputSpec, classes: int, pretrained: bool) -> nn.Module:
+def build(
+    library: Library,
+    name: str,
+    input: InputSpec,
+    classes: int,
+    pretrained: bool,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> nn.Module:
     """Make the module; weights are drawn from torch's generator in its present state.
+
+    `more` are further arguments of a torchvision net.
 
     Raises:
         ConfigError: there are no pretrained weights for it (C42).
@@ -63,7 +74,7 @@ def build(library: Library, name: str, input: InputSpec, classes: int, pretraine
     """
     if library == "timm":
         return _build_timm(name, input, classes, pretrained)
-    return _build_torchvision(name, input, classes, pretrained)
+    return _build_torchvision(name, input, classes, pretrained, more)
 
 
 def made_for(library: Library, name: str) -> InputSpec:
@@ -158,12 +169,14 @@ def _build_timm(name: str, input: InputSpec, classes: int, pretrained: bool) -> 
     return module
 
 
-def _build_torchvision(name: str, input: InputSpec, classes: int, pretrained: bool) -> nn.Module:
+def _build_torchvision(
+    name: str, input: InputSpec, classes: int, pretrained: bool, more: Mapping[str, Any]
+) -> nn.Module:
     import torchvision
 
     from edgewise.models.weights import transfer
 
-    options: dict[str, Any] = {"num_classes": classes}
+    options: dict[str, Any] = {"num_classes": classes, **more}
     if name in _AUXILIARY:
         # Their pretrained weights expect another normalisation, which the net itself applies to RGB images.
         options.update(aux_logits=False, init_weights=False, transform_input=input.channels == 3)

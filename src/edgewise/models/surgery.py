@@ -1,4 +1,4 @@
-"""Structural changes: cutting a net after a part, and bringing layers to recorded sizes.
+"""Structural changes: cutting a net after a part, bringing layers to recorded sizes, replacing layers by factors.
 
 Every change is an `Edit`, plain JSON data, so that a changed net can be rebuilt from its name and its edits alone. The
 functions of `EDITS` may change the module they are given; callers pass a fresh one or a copy.
@@ -18,6 +18,7 @@ from torch import nn
 
 from edgewise.errors import ConfigError, UntrustedError, nearest
 from edgewise.models.base import Edit, Model, seeded
+from edgewise.models.factor import apply_factors
 
 
 def apply(module: nn.Module, edits: Iterable[Edit]) -> nn.Module:
@@ -298,11 +299,24 @@ def _numbers(values: Any) -> bool:
     )
 
 
+# Factor: layers replaced by several smaller ones in a row; see `edgewise.models.factor`.
+
+
+def _factor(module: nn.Module, edit: Edit) -> nn.Module:
+    if set(edit) != {"edit", "layers"}:
+        raise _misfit("a factor edit holds layers and nothing else")
+    try:
+        return apply_factors(module, edit["layers"])
+    except ValueError as problem:
+        raise _misfit(str(problem)) from problem
+
+
 EDITS: dict[str, Callable[[nn.Module, Edit], nn.Module]] = {
     "resize": _resize,
     "truncate": _truncate,
     "palettize": _palettize,
     "sparsify": _sparsify,
+    "factor": _factor,
 }
 """Name of an edit -> what applies it. A new structural change is one function and one line here."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 
 from edgewise.data.sampling import class_weights
 from edgewise.recipe import LossOptions
+from edgewise.train.soft import Soft, hinton, similarity
 
 Teacher = Callable[[torch.Tensor], torch.Tensor]
-"""From images as in `Batch.images` to float32 (N, classes) logits on the same device."""
+"""From images as in `Batch.images` to float32 (N, classes) logits on the same device, features behind them or not."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,15 @@ class Batch:
 
     images: float32 (N, channels, height, width), normalised. labels: int64 (N,). rows: int64 (N,), where the images
     stand in the training split. targets: float32 (N, classes), shares of the classes that add up to 1, where images
-    were mixed; None stands for the labels.
+    were mixed; None stands for the labels. features: what the net's classifier was given for this batch, where the
+    loss has `wants_features`.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     rows: torch.Tensor
     targets: torch.Tensor | None = None
+    features: torch.Tensor | None = None
 
 
 class Loss(Protocol):
@@ -170,43 +174,59 @@ class MixedF1(Running):
 
 
 class DistillationLoss(Running):
-    """``(1 - alpha) * CE + alpha * tau^2 * KL(teacher_tau || student_tau)``.
+    """``(1 - alpha) * CE + alpha * soft + similarity_weight * similarity``.
 
-    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network (2015), arXiv:1503.02531. ``x_tau`` is the
-    softmax of logits / tau; tau^2 keeps the size of the soft gradients when tau changes. CE is taken with the soft
-    targets where images were mixed.
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network (2015), arXiv:1503.02531, where `soft` is
+    ``tau^2 * KL(teacher_tau || student_tau)`` and ``x_tau`` the softmax of logits / tau; tau^2 keeps the size of the
+    soft gradients when tau changes. Other ways to compare the answers are in `edgewise.train.soft`. CE is taken with
+    the soft targets where images were mixed.
 
     Args:
         teacher: float32 (training images, classes), its logits for the whole training split: it looks at each image
             once, not once an epoch, which is right only while images are not changed. Or a function that is asked
             about each batch, in inference mode, and sees the changed images that the student sees (Beyer et al. 2021,
-            arXiv:2106.05237, find that it must).
+            arXiv:2106.05237, find that it must). With a `similarity_weight` its features follow as further columns.
         alpha: weight of the soft part, 0..1.
         tau: temperature, > 0.
+        soft: how the answers are compared; None for Hinton's way with `tau`.
+        similarity_weight: weight of `edgewise.train.soft.similarity` of the features, which comes on top.
     """
 
-    def __init__(self, teacher: torch.Tensor | Teacher, alpha: float, tau: float) -> None:
+    def __init__(
+        self,
+        teacher: torch.Tensor | Teacher,
+        alpha: float,
+        tau: float,
+        soft: Soft | None = None,
+        similarity_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         self.alpha = alpha
         self.tau = tau
+        self.wants_features = similarity_weight > 0
+        self._similarity_weight = similarity_weight
+        self._soft = partial(hinton, tau=tau) if soft is None else soft
         self._teacher = teacher.detach() if isinstance(teacher, torch.Tensor) else teacher
 
     def __call__(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The mean loss of a batch; adds its two parts to the running means."""
-        hard_part = cross_entropy(logits, batch)
-        soft_part = self.tau**2 * F.kl_div(
-            F.log_softmax(logits / self.tau, dim=1),
-            F.log_softmax(self._answers(logits, batch) / self.tau, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        self._add(len(logits), hard=hard_part, soft=soft_part)
-        return (1 - self.alpha) * hard_part + self.alpha * soft_part
+        """The mean loss of a batch; adds its parts to the running means."""
+        answers = self._answers(logits, batch)
+        classes = logits.shape[1]
+        truth = batch.labels if batch.targets is None else batch.targets.argmax(1)
+        parts = {"hard": cross_entropy(logits, batch), "soft": self._soft(logits, answers[:, :classes], truth)}
+        loss = (1 - self.alpha) * parts["hard"] + self.alpha * parts["soft"]
+        if batch.features is not None and self.wants_features:
+            parts["similarity"] = similarity(batch.features.float(), answers[:, classes:])
+            loss = loss + self._similarity_weight * parts["similarity"]
+        self._add(len(logits), **parts)
+        return loss
 
     @property
     def parts(self) -> dict[str, float]:
-        """Running means since the last reset: `hard` (cross entropy) and `soft` (tau^2 * KL), unweighted."""
-        return {name: self._mean(name) for name in ("hard", "soft")}
+        """Running means since the last reset, unweighted: `hard` (cross entropy), `soft`, and `similarity` if it has a
+        weight."""
+        names = ("hard", "soft", "similarity") if self.wants_features else ("hard", "soft")
+        return {name: self._mean(name) for name in names}
 
     def _answers(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         if isinstance(self._teacher, torch.Tensor):

@@ -28,6 +28,7 @@ from edgewise.train.fused import fuse_for_training
 from edgewise.train.losses import Batch, Loss, make_loss
 from edgewise.train.optim import MovingAverage, make_optimizer, make_schedule
 from edgewise.train.state import State, fingerprint, images_hash, load_optimizer, optimizer_tensors
+from edgewise.train.teachers import watch_features
 from edgewise.train.threads import choose_mode, has_fast_bf16
 from edgewise.train.world import World, explained
 
@@ -103,6 +104,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.module, self.options, peak, head)
         self.schedule = make_schedule(self.options, self.epochs, self.feed.steps)
         self.ema = MovingAverage(self.module, self.options.ema) if self.options.ema else None
+        self.features = watch_features(self.module) if getattr(self.loss, "wants_features", False) else []
         self.training = self.module  # until `begin` wraps it
         self.state = State(threads=0, amp=_amp(self.options.amp, device), chunk=size)
         self.scaler = self._make_scaler()
