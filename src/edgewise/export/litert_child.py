@@ -1,0 +1,50 @@
+"""Run by the litert toolchain's Python, never imported by edgewise: torch.export file in, .tflite file out.
+
+    python -I litert_child.py float net.pt2 net.tflite
+    python -I litert_child.py int8 net.tflite calibration.npy int8.tflite
+
+Nothing of edgewise is imported here; the toolchain does not have it.
+"""
+
+import sys
+
+NORMALISATION = r"\.Deployed(;\d+)*;?$"
+"""The operations that belong to no layer of the net: they turn pixels into floats, and int8 would only lose there."""
+
+
+def write_float(program: str, output: str) -> None:
+    """Translate a torch.export program of one uint8 (1, height, width, channels) input."""
+    import litert_torch
+    import torch
+
+    exported = torch.export.load(program)
+    (example,), _ = exported.example_inputs
+    litert_torch.convert(exported.module(), (example,)).export(output)
+    shorten(output)
+
+
+def write_int8(floating: str, calibration: str, output: str) -> None:
+    """Full-integer layers, int8 activations per tensor and weights per channel; pixels in uint8, logits in float32."""
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
+
+    images = np.load(calibration, allow_pickle=False)
+    ((signature, names),) = Interpreter(model_path=floating).get_signature_list().items()
+    (name,) = names["inputs"]
+    job = quantizer.Quantizer(floating, recipe.static_wi8_ai8())
+    keep = algorithm_manager.AlgorithmName.NO_QUANTIZE
+    operations = qtyping.TFLOperationName
+    for pattern, operation in ((NORMALISATION, operations.ALL_SUPPORTED), (".*", operations.OUTPUT)):
+        job.update_quantization_recipe(regex=pattern, operation_name=operation, algorithm_key=keep)
+    ranges = job.calibrate({signature: [{name: image[None]} for image in images]})
+    job.quantize(ranges).export_model(output, overwrite=True)
+    shorten(output)
+
+
+def shorten(path: str) -> None:
+    """Drop the names of inner tensors, which take a third of a small file."""
+
+
+if __name__ == "__main__":
+    {"float": write_float, "int8": write_int8}[sys.argv[1]](*sys.argv[2:])
