@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from edgewise.device.base import Pixels, Runtime, Scores, Session
+from edgewise.device.executorch import ExecuTorchRuntime
+from edgewise.device.litert import LiteRtRuntime
+from edgewise.device.ncnn import NcnnRuntime
 from edgewise.device.ort import OrtRuntime
 
-RUNTIMES: dict[str, Runtime] = {"onnx": OrtRuntime()}
+RUNTIMES: dict[str, Runtime] = {
+    "onnx": OrtRuntime(),
+    "ncnn": NcnnRuntime(),
+    "litert": LiteRtRuntime(),
+    "executorch": ExecuTorchRuntime(),
+}
 """Bundle format -> what runs it. A new runtime is its own file and one line here."""
 
 __all__ = ["RUNTIMES", "Pixels", "Runtime", "Scores", "Session"]

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from edgewise.export.base import Exporter, ExportSpec
+from edgewise.export.executorch import ExecuTorchExporter
+from edgewise.export.litert import LiteRtExporter
+from edgewise.export.ncnn import NcnnExporter
 from edgewise.export.onnx import OnnxExporter
 
-FORMATS: dict[str, Exporter] = {"onnx": OnnxExporter()}
+FORMATS: dict[str, Exporter] = {
+    "onnx": OnnxExporter(),
+    "ncnn": NcnnExporter(),
+    "litert": LiteRtExporter(),
+    "executorch": ExecuTorchExporter(),
+}
 """Bundle format -> what writes it. A new format is its own file and one line here."""
 
 __all__ = ["FORMATS", "ExportSpec", "Exporter"]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgewise import runs
 from edgewise.device.seal import seal
-from edgewise.errors import ExportError
 from edgewise.export import toolchain
 from edgewise.export.base import ExportSpec
 from edgewise.export.child import SECONDS
 from edgewise.export.facts import facts_of
+from edgewise.export.program import calibration_of, save_calibration, save_exported
 
 if TYPE_CHECKING:
     from edgewise.models import Model
@@ -42,53 +39,30 @@ class LiteRtExporter:
 
     def write(self, model: Model, spec: ExportSpec, path: Path) -> None:
         """Convert once per workspace; int8 is made from the fp32 file."""
-        if spec.precision == "int8" and (spec.calibration is None or not len(spec.calibration)):
-            raise ExportError("int8 needs calibration images", code="X02", fix="give training images")
-        floating = spec.workspace / "float.tflite"
-        if not floating.exists():
-            _write_float(model, floating)
-        content = floating.read_bytes()
         if spec.precision == "int8":
-            with tempfile.TemporaryDirectory(prefix="edgewise-litert-") as name:
+            calibration_of(spec)  # told before the long part
+        named, plain = (spec.workspace / name for name in ("named.tflite", "float.tflite"))
+        if not (named.exists() and plain.exists()):
+            _write_float(model, named, plain)
+        with tempfile.TemporaryDirectory(prefix="edgewise-litert-") as name:
+            written = plain
+            if spec.precision == "int8":
                 folder = Path(name)
-                np.save(folder / "calibration.npy", spec.calibration)
-                words = ["int8", str(floating.absolute()), "calibration.npy", "int8.tflite"]
+                written = folder / "int8.tflite"
+                save_calibration(spec, folder / "calibration.npy")
+                words = ["int8", str(named.absolute()), "calibration.npy", written.name]
                 toolchain.run(TOOLCHAIN, _CHILD, words, folder, SECONDS)
-                content = (folder / "int8.tflite").read_bytes()
+            content = written.read_bytes()
         path.parent.mkdir(parents=True, exist_ok=True)
         runs.write_bytes(path, seal(content, {}, facts_of(model, "litert", spec.precision)))
 
 
-def _write_float(model: Model, target: Path) -> None:
-    """Export the model with torch.export and let the toolchain translate it."""
+def _write_float(model: Model, named: Path, plain: Path) -> None:
+    """Export the model with torch.export and let the toolchain translate it, with and without the layers' names."""
     with tempfile.TemporaryDirectory(prefix="edgewise-litert-") as name:
         folder = Path(name)
-        save_program(model, folder / "net.pt2")
-        toolchain.run(TOOLCHAIN, _CHILD, ["float", "net.pt2", "net.tflite"], folder, SECONDS)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_bytes(target, (folder / "net.tflite").read_bytes())
-
-
-def save_program(model: Model, path: Path) -> None:
-    """Write the deployed model, uint8 (1, height, width, channels) to logits, as a torch.export file.
-
-    Raises:
-        ExportError: X22, torch.export cannot follow the model.
-    """
-    import torch
-
-    from edgewise.export.onnx import deployed
-
-    example = torch.zeros((1, *model.input.shape), dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            torch.export.save(torch.export.export(deployed(model).eval(), (example,)), path)
-        except (RuntimeError, TypeError, ValueError) as problem:
-            raise ExportError(
-                "the model cannot be traced",
-                code="X22",
-                where={"model": model.architecture},
-                why=str(problem).splitlines()[0] if str(problem) else type(problem).__name__,
-                fix="choose another model; `edgewise models` lists the ones that are tested",
-            ) from problem
+        save_exported(model, folder / "net.pt2")
+        toolchain.run(TOOLCHAIN, _CHILD, ["float", "net.pt2", named.name, plain.name], folder, SECONDS)
+        named.parent.mkdir(parents=True, exist_ok=True)
+        for target in (named, plain):
+            runs.write_bytes(target, (folder / target.name).read_bytes())

@@ -1,7 +1,7 @@
 """Run by the litert toolchain's Python, never imported by edgewise: torch.export file in, .tflite file out.
 
-    python -I litert_child.py float net.pt2 net.tflite
-    python -I litert_child.py int8 net.tflite calibration.npy int8.tflite
+    python -I litert_child.py float net.pt2 named.tflite net.tflite
+    python -I litert_child.py int8 named.tflite calibration.npy int8.tflite
 
 Nothing of edgewise is imported here; the toolchain does not have it.
 """
@@ -12,15 +12,18 @@ NORMALISATION = r"\.Deployed(;\d+)*;?$"
 """The operations that belong to no layer of the net: they turn pixels into floats, and int8 would only lose there."""
 
 
-def write_float(program: str, output: str) -> None:
-    """Translate a torch.export program of one uint8 (1, height, width, channels) input."""
+def write_float(program: str, named: str, output: str) -> None:
+    """Translate a torch.export program of one uint8 (1, height, width, channels) input.
+
+    `named` keeps the names of the layers, which `write_int8` needs; `output` is the same file without them.
+    """
     import litert_torch
     import torch
 
     exported = torch.export.load(program)
     (example,), _ = exported.example_inputs
-    litert_torch.convert(exported.module(), (example,)).export(output)
-    shorten(output)
+    litert_torch.convert(exported.module(), (example,)).export(named)
+    shorten(named, output)
 
 
 def write_int8(floating: str, calibration: str, output: str) -> None:
@@ -39,11 +42,18 @@ def write_int8(floating: str, calibration: str, output: str) -> None:
         job.update_quantization_recipe(regex=pattern, operation_name=operation, algorithm_key=keep)
     ranges = job.calibrate({signature: [{name: image[None]} for image in images]})
     job.quantize(ranges).export_model(output, overwrite=True)
-    shorten(output)
+    shorten(output, output)
 
 
-def shorten(path: str) -> None:
-    """Drop the names of inner tensors, which take a third of a small file."""
+def shorten(path: str, output: str) -> None:
+    """Number the tensors; in a small file their long names are a quarter of the bytes. The signature is kept."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(path)
+    for graph in model.subgraphs:
+        for number, tensor in enumerate(graph.tensors):
+            tensor.name = f"t{number:x}".encode()
+    flatbuffer_utils.write_model(model, output)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from __future__ import annotations
 import importlib.util
 import stat
 import tempfile
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgewise import runs
 from edgewise.device.ncnn import WEIGHTS
@@ -19,6 +18,7 @@ from edgewise.errors import ExportError, UnavailableError
 from edgewise.export.base import ExportSpec
 from edgewise.export.child import run_child
 from edgewise.export.facts import facts_of
+from edgewise.export.program import calibration_of, save_traced
 
 if TYPE_CHECKING:
     from edgewise.models import Model
@@ -44,17 +44,16 @@ class NcnnExporter:
 
     def write(self, model: Model, spec: ExportSpec, path: Path) -> None:
         """Convert once per workspace and width of the weights; int8 is made from the fp32 files."""
-        if spec.precision == "int8" and (spec.calibration is None or not len(spec.calibration)):
-            raise ExportError("int8 needs calibration images", code="X02", fix="give training images")
+        images = calibration_of(spec) if spec.precision == "int8" else None
         half = spec.precision == "fp16"
         kept = spec.workspace / ("half.param" if half else "float.param")
         if not kept.exists():
             _convert(model, kept, half)
         structure, weights = kept.read_bytes(), sidecar(kept, WEIGHTS).read_bytes()
-        if spec.precision == "int8" and spec.calibration is not None:
+        if images is not None:
             from edgewise.export.ncnn_int8 import quantize
 
-            structure, weights = quantize(structure.decode(), weights, spec.calibration)
+            structure, weights = quantize(structure.decode(), weights, images)
         path.parent.mkdir(parents=True, exist_ok=True)
         runs.write_bytes(sidecar(path, WEIGHTS), weights)
         facts = facts_of(model, "ncnn", spec.precision)
@@ -63,26 +62,11 @@ class NcnnExporter:
 
 def _convert(model: Model, target: Path, half: bool) -> None:
     """Trace the model, let pnnx translate it, and keep the pair of files."""
-    import torch
-
     program = _pnnx()
     spec = model.input
-    example = torch.zeros((1, spec.channels, spec.height, spec.width))
     with tempfile.TemporaryDirectory(prefix="edgewise-pnnx-") as name:
         folder = Path(name)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            try:
-                traced: Any = torch.jit.trace(_normalised(model), example)
-            except (RuntimeError, TypeError, ValueError) as problem:
-                raise ExportError(
-                    "the model cannot be traced",
-                    code="X22",
-                    where={"model": model.architecture},
-                    why=str(problem).splitlines()[0] if str(problem) else type(problem).__name__,
-                    fix="choose another model; `edgewise models` lists the ones that are tested",
-                ) from problem
-            traced.save(str(folder / "m.pt"))
+        save_traced(model, folder / "m.pt")
         shape = f"inputshape=[1,{spec.channels},{spec.height},{spec.width}]f32"
         said = run_child([str(program), "m.pt", shape, f"fp16={int(half)}"], folder, converter="pnnx")
         structure = (folder / "m.ncnn.param").read_text(encoding="ascii")
@@ -104,16 +88,6 @@ def _check(structure: str, said: str, model: Model) -> None:
             why="\n".join(line for line in said.splitlines() if "not supported" in line or "ignore" in line),
             fix="choose another format; docs/formats.md lists what was tried",
         )
-
-
-def _normalised(model: Model) -> Any:
-    """The net behind a batch norm that turns pixels 0..255 into what it was trained on: one ncnn layer, no fused guess."""
-    import torch
-
-    front = torch.nn.BatchNorm2d(model.input.channels, eps=0.0, affine=False)
-    front.running_mean = 255 * torch.tensor(model.input.mean)
-    front.running_var = (255 * torch.tensor(model.input.std)) ** 2
-    return torch.nn.Sequential(front, model.module).eval()
 
 
 def _pnnx() -> Path:

@@ -80,7 +80,9 @@ def quantize(structure: str, weights: bytes, images: Pixels) -> tuple[bytes, byt
     scales = _input_scales(structure, weights, sorted({layer.inputs[0] for layer in wanted}), chosen)
     readers = [blob for layer in layers for blob in layer.inputs]
     into = {layer.inputs[0] for layer in wanted if readers.count(layer.inputs[0]) == 1}
-    written = [_quantized(layer, scales, into) if layer.weights is not None else (layer, layer.rest) for layer in layers]
+    written = [
+        _quantized(layer, scales, into) if layer.weights is not None else (layer, layer.rest) for layer in layers
+    ]
     lines = [*structure.splitlines()[:2], *(_line(layer) for layer, _ in written)]
     return ("\n".join(lines) + "\n").encode(), b"".join(data for _, data in written)
 
