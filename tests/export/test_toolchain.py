@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,8 @@ TINY = Toolchain(
     download_mb=1,
     disk_mb=1,
 )
+ROOT = Path(__file__).parents[2]
+REMOVE = "from edgewise.export import toolchain\nfrom tests.export.test_toolchain import TINY\ntoolchain.remove(TINY)"
 SCRIPT = "import sys, pathlib, ordered_set, numpy\npathlib.Path(sys.argv[1]).write_text(ordered_set.__file__)\n"
 
 
@@ -38,7 +39,7 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder with the tiny toolchain in it, made once."""
     cache = tmp_path_factory.mktemp("toolchains")
     with pytest.MonkeyPatch.context() as patch:
@@ -48,7 +49,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert state.installed
         assert state.disk_bytes > 10_000
         assert len(said) == 3
-    yield cache
+    return cache
 
 
 @pytest.mark.slow
@@ -115,7 +116,7 @@ def test_an_interrupted_installation_is_never_used(sent: signal.Signals, tmp_pat
     root = toolchain.root()
     with subprocess.Popen(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
@@ -134,10 +135,7 @@ def test_an_interrupted_installation_is_never_used(sent: signal.Signals, tmp_pat
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with toolchain._alone():
-        code = "from edgewise.export import toolchain\nimport sys\nfrom tests.export.test_toolchain import TINY\ntoolchain.remove(TINY)"
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", REMOVE], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "another process is installing or removing a toolchain" in done.stderr
 
 

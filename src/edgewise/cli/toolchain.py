@@ -35,7 +35,8 @@ def toolchain_install(name: Name, json_: Json = False) -> None:
 
     wanted = find(name)
     print(
-        f"{wanted.name}: {wanted.purpose}; about {wanted.download_mb} MB to fetch, {wanted.disk_mb} MB on disk in {root()}",
+        f"{wanted.name}: {wanted.purpose}; "
+        f"about {wanted.download_mb} MB to fetch, {wanted.disk_mb} MB on disk in {root()}",
         file=sys.stderr,
     )
     install(wanted, lambda line: print(line, file=sys.stderr))

@@ -1,7 +1,7 @@
 """ExecuTorch on the CPU, with its XNNPACK kernels.
 
 The Python package of ExecuTorch is built on torch and imports it, so the first `load` does: memory and start-up that
-are measured here are those of torch. On a device the same file is run by ExecuTorch's C++ or Android library without it.
+are measured here are those of torch. On a device the same file is run by ExecuTorch's C++ or Android library.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def _floats(layer: Layer) -> int:
 
 
 def _input_scales(structure: str, weights: bytes, blobs: list[str], images: Pixels) -> dict[str, float]:
-    """Blob -> 127 / threshold, from running the float32 files on the images twice: for the ranges, then the histograms."""
+    """Blob -> 127 / threshold. The float32 files are run on the images twice: for the ranges, then the histograms."""
     top = dict.fromkeys(blobs, 0.0)
     for values in _run(structure, weights, blobs, images):
         top = {blob: max(top[blob], float(np.abs(values[blob]).max())) for blob in blobs}

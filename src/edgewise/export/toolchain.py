@@ -1,10 +1,10 @@
 """Environments for converters that cannot live beside edgewise: made on request, used through a child process.
 
 A toolchain is a virtual environment under ``$EDGEWISE_CACHE/toolchains/NAME``, made with the running Python. Every
-package in it stands in a list of exact versions below, and pip takes nothing that is not in the list. What `edgewise[host]`
-has anyway (torch above all, which comes with gigabytes of CUDA from some indexes) is not installed a second time: the
-environment sees the packages of the Python that made it, behind its own. A toolchain therefore belongs to that Python and
-that torch, and is made anew when they change.
+package in it stands in a list of exact versions below, and pip takes nothing that is not in the list. What
+`edgewise[host]` has anyway (torch above all, which comes with gigabytes of CUDA from some indexes) is not installed a
+second time: the environment sees the packages of the Python that made it, behind its own. A toolchain therefore belongs
+to that Python and that torch, and is made anew when they change.
 """
 
 from __future__ import annotations
