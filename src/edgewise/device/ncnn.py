@@ -89,7 +89,7 @@ class NcnnRuntime:
 import ncnn
 
 net = ncnn.Net()
-net.opt.use_fp16_arithmetic = False
+net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
 net.load_param("model.param")
 net.load_model("model.bin")
 height, width, channels = image.shape[1:]
