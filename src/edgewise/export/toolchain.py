@@ -18,7 +18,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 import venv
@@ -221,8 +220,7 @@ def _fill(staging: Path, toolchain: Toolchain, say: Callable[[str], None]) -> No
     options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--no-input", "--quiet"]
     _ask(staging, ["-m", "pip", "install", *options, "-r", str(wanted)], "pip could not install the packages")
     packages = next((staging / "lib").glob("python*/site-packages"))
-    ours = sysconfig.get_paths()
-    shared = dict.fromkeys([ours["purelib"], ours["platlib"]])
+    shared = dict.fromkeys(str(importlib.metadata.distribution(name).locate_file("")) for name in toolchain.borrowed)
     runs.write_text(packages / "zz_host.pth", "".join(f"{path}\n" for path in shared))
     say("trying it")
     trial = "; ".join(f"import {name}" for name in toolchain.modules)
