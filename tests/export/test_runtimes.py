@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,7 @@ from edgewise.data import Dataset, load_data
 from edgewise.device import RUNTIMES
 from edgewise.device.seal import open_sealed, seal
 from edgewise.errors import ExportError, UnavailableError, UntrustedError
-from edgewise.export import FORMATS, ExportSpec
-from edgewise.export import ncnn as ncnn_export
+from edgewise.export import FORMATS, ExportSpec, toolchain
 from edgewise.export.ncnn_int8 import threshold
 from edgewise.export.program import save_exported
 from edgewise.models import Model, create_model
@@ -243,12 +243,14 @@ assert not heavy, heavy
 def test_a_missing_converter_is_told_with_its_install_line(
     trained: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ncnn_export.importlib.util, "find_spec", lambda name: None)
-    for format_, extra in (("ncnn", "to-ncnn"), ("executorch", "host,executorch")):
-        with pytest.raises(UnavailableError, match="is not installed; it writes") as caught:
-            FORMATS[format_].write(trained, ExportSpec("fp32", tmp_path), tmp_path / "m")
-        assert (caught.value.code, caught.value.fix) == ("E86", f'pip install "edgewise[{extra}]"')
-        assert FORMATS[format_].missing() == caught.value.fix
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        for format_, extra in (("ncnn", "to-ncnn"), ("executorch", "host,executorch")):
+            with pytest.raises(UnavailableError, match="is not installed; it writes") as caught:
+                FORMATS[format_].write(trained, ExportSpec("fp32", tmp_path), tmp_path / "m")
+            assert (caught.value.code, caught.value.fix) == ("E86", f'pip install "edgewise[{extra}]"')
+            assert FORMATS[format_].missing() == caught.value.fix
+    monkeypatch.setattr(toolchain, "root", lambda: tmp_path / "toolchains")
     with pytest.raises(UnavailableError, match="litert toolchain is not installed") as caught:
         FORMATS["litert"].write(trained, ExportSpec("fp32", tmp_path), tmp_path / "m")
     assert (caught.value.code, caught.value.fix) == ("E89", FORMATS["litert"].missing())

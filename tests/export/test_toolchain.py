@@ -168,6 +168,13 @@ def test_the_command_lists_and_removes(capsys: pytest.CaptureFixture[str]) -> No
     assert (caught.value.code, caught.value.fix) == ("C94", 'did you mean "litert"?')
 
 
+def test_each_command_is_documented() -> None:
+    page = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    names = [command.name for command in cli.toolchain_app.registered_commands]
+    assert sorted(map(str, names)) == ["install", "list", "remove"]
+    assert all(f"edgewise toolchain {name}" in page for name in names)
+
+
 def test_a_converter_that_fails_or_hangs_is_told_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,8 +60,8 @@ class ExecuTorchSession:
             self._library._unsafe_reset_threadpool(self._threads)
         scores = np.empty((len(batch), self._sealed.classes), np.float32)
         for row in range(len(batch)):
-            image = self._torch.frombuffer(bytearray(batch[row].tobytes()), dtype=self._torch.uint8)
-            scores[row] = self._module.forward((image.reshape(1, *self._sealed.shape),))[0][0].numpy()
+            image = self._torch.from_numpy(batch[row : row + 1].copy())  # torch wants memory that may be written
+            scores[row] = self._module.forward((image,))[0][0].numpy()
         return scores
 
     def describe(self) -> dict[str, str]:

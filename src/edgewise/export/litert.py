@@ -40,7 +40,8 @@ class LiteRtExporter:
     def write(self, model: Model, spec: ExportSpec, path: Path) -> None:
         """Convert once per workspace; int8 is made from the fp32 file."""
         if spec.precision == "int8":
-            calibration_of(spec)  # told before the long part
+            calibration_of(spec)  # both are told before the long part
+        toolchain.require(TOOLCHAIN)
         named, plain = (spec.workspace / name for name in ("named.tflite", "float.tflite"))
         if not (named.exists() and plain.exists()):
             _write_float(model, named, plain)

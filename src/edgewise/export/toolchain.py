@@ -93,7 +93,7 @@ TOOLCHAINS: dict[str, Toolchain] = {
         ),
         borrowed=("torch", "numpy", "scipy", "ml_dtypes", "protobuf"),
         modules=("litert_torch", "ai_edge_quantizer"),
-        download_mb=190,
+        download_mb=180,
         disk_mb=840,
     ),
 }
@@ -189,12 +189,11 @@ def missing(name: str) -> str:
     return "" if now.installed and not now.stale else f"edgewise toolchain install {name}"
 
 
-def run(name: str, script: Path, arguments: Sequence[str], folder: Path, seconds: float) -> str:
-    """Run a script of ours with a toolchain's Python, in `folder`; see `edgewise.export.child.run_child`.
+def require(name: str) -> State:
+    """A toolchain that can be used.
 
     Raises:
-        UnavailableError: E89, the toolchain is not installed or out of date. Nothing is installed unasked.
-        ExportError: X20, X21.
+        UnavailableError: E89, it is not installed or out of date. Nothing is installed unasked.
     """
     toolchain = find(name)
     now = state(toolchain)
@@ -206,7 +205,18 @@ def run(name: str, script: Path, arguments: Sequence[str], folder: Path, seconds
             why=now.stale or f"{toolchain.purpose}; it takes {toolchain.disk_mb} MB of disk",
             fix=f"edgewise toolchain install {name}",
         )
-    return run_child([str(_python(now.folder)), "-I", str(script), *arguments], folder, converter=name, seconds=seconds)
+    return now
+
+
+def run(name: str, script: Path, arguments: Sequence[str], folder: Path, seconds: float) -> str:
+    """Run a script of ours with a toolchain's Python, in `folder`; see `edgewise.export.child.run_child`.
+
+    Raises:
+        UnavailableError: as `require`.
+        ExportError: X20, X21.
+    """
+    python = str(_python(require(name).folder))
+    return run_child([python, "-I", str(script), *arguments], folder, converter=name, seconds=seconds)
 
 
 def _fill(staging: Path, toolchain: Toolchain, say: Callable[[str], None]) -> None:
