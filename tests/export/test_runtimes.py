@@ -54,7 +54,7 @@ def digits() -> Dataset:
 @pytest.fixture(scope="module")
 def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
     model = create_model("convnet(8, 16)", labels=digits.classes, input=SPEC, seed=0)
-    options = TrainOptions(epochs=4, batch_size=32, lr=0.01, threads=1)
+    options = TrainOptions(epochs=8, batch_size=32, lr=0.01, threads=1)
     return fit(model, digits, Setup(options, 0, tmp_path_factory.mktemp("digits"))).model
 
 
@@ -98,7 +98,7 @@ def test_it_answers_like_its_model(
     assert np.array_equal(images, before)
     assert (scores.dtype, scores.shape) == (np.float32, (len(images), 10))
     delta, agreement = np.abs(scores - expected).max(), (scores.argmax(1) == expected.argmax(1)).mean()
-    limit, least = {"fp32": (1e-3, 1.0), "fp16": (0.05, 0.99), "int8": (2.0, 0.97)}[precision]
+    limit, least = {"fp32": (1e-3, 1.0), "fp16": (0.05, 0.99), "int8": (1.5, 0.96)}[precision]
     assert delta < limit
     assert agreement >= least
     if precision != "fp32":

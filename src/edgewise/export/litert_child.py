@@ -30,7 +30,8 @@ def write_int8(floating: str, calibration: str, output: str) -> None:
     """Full-integer layers, int8 activations per tensor and weights per channel; pixels in uint8, logits in float32."""
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
+    from ai_edge_quantizer import algorithm_manager, calibrator, qtyping, quantizer, recipe, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
 
     images = np.load(calibration, allow_pickle=False)
     ((signature, names),) = Interpreter(model_path=floating).get_signature_list().items()
@@ -40,8 +41,12 @@ def write_int8(floating: str, calibration: str, output: str) -> None:
     operations = qtyping.TFLOperationName
     for pattern, operation in ((NORMALISATION, operations.ALL_SUPPORTED), (".*", operations.OUTPUT)):
         job.update_quantization_recipe(regex=pattern, operation_name=operation, algorithm_key=keep)
-    ranges = job.calibrate({signature: [{name: image[None]} for image in images]})
-    job.quantize(ranges).export_model(output, overwrite=True)
+    # `job.calibrate` takes moving averages of the ranges, which cuts off every image that is not average.
+    rules = recipe_manager.RecipeManager()
+    rules.load_quantization_recipe(job.get_quantization_recipe())
+    ranges = calibrator.Calibrator(floating, qsv_update_func=qsv_utils.min_max_update)
+    ranges.calibrate({signature: [{name: image[None]} for image in images]}, rules)
+    job.quantize(ranges.get_model_qsvs()).export_model(output, overwrite=True)
     shorten(output, output)
 
 
