@@ -95,6 +95,7 @@ HEAVY = {"torch", "torchvision", "timm", "sklearn", "onnx", "onnxruntime", "plot
         (["recipe"], 0),
         (["data", "explore", "--help"], 0),
         (["data", "explore", "x", "--modell", "y"], 2),
+        (["toolchain", "install", "--help"], 0),
     ],
 )
 def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) -> None:

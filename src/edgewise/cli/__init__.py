@@ -14,6 +14,7 @@ from edgewise import ranks
 from edgewise.cli.export import export
 from edgewise.cli.images import data_check, explore_data
 from edgewise.cli.look import compare, doctor, models, profile, show_recipe, verify
+from edgewise.cli.toolchain import toolchain_install, toolchain_list, toolchain_remove
 from edgewise.cli.training import explain, run, train
 from edgewise.cli.web import web
 from edgewise.errors import ConfigError, EdgewiseError
@@ -31,12 +32,19 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Know the images before training on them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+toolchain_app = typer.Typer(
+    help="Environments for converters that cannot live beside edgewise.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(toolchain_app, name="toolchain")
 
 for command in (run, train, export, web, explain, models, profile, compare, verify, doctor):
     app.command()(command)
 app.command("recipe")(show_recipe)
 data_app.command("check")(data_check)
 data_app.command("explore")(explore_data)
+toolchain_app.command("list")(toolchain_list)
+toolchain_app.command("install")(toolchain_install)
+toolchain_app.command("remove")(toolchain_remove)
 
 _TOLD_BY_PROCESS_0 = {"E70", "T01"}
 """Errors that all processes meet together, besides those of configuration."""

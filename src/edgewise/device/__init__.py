@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from edgewise.device.base import Pixels, Runtime, Scores, Session
+from edgewise.device.executorch import ExecuTorchRuntime
+from edgewise.device.litert import LiteRtRuntime
+from edgewise.device.ncnn import NcnnRuntime
 from edgewise.device.openvino import OpenVinoRuntime
 from edgewise.device.ort import OrtRuntime
 from edgewise.device.packed_ort import PackedRuntime
@@ -11,6 +14,9 @@ RUNTIMES: dict[str, Runtime] = {
     "onnx": OrtRuntime(),
     "packed": PackedRuntime(),
     "openvino": OpenVinoRuntime(),
+    "ncnn": NcnnRuntime(),
+    "litert": LiteRtRuntime(),
+    "executorch": ExecuTorchRuntime(),
 }
 """Bundle format -> what runs it. A new runtime is its own file and one line here."""
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from edgewise.export.base import Exporter, ExportSpec
+from edgewise.export.executorch import ExecuTorchExporter
+from edgewise.export.litert import LiteRtExporter
+from edgewise.export.ncnn import NcnnExporter
 from edgewise.export.onnx import OnnxExporter
 from edgewise.export.openvino import OpenVinoExporter
 from edgewise.export.packed import PackedExporter
@@ -11,6 +14,9 @@ FORMATS: dict[str, Exporter] = {
     "onnx": OnnxExporter(),
     "packed": PackedExporter(),
     "openvino": OpenVinoExporter(),
+    "ncnn": NcnnExporter(),
+    "litert": LiteRtExporter(),
+    "executorch": ExecuTorchExporter(),
 }
 """Bundle format -> what writes it. A new format is its own file and one line here."""
 

@@ -104,7 +104,7 @@ def write_float(model: Model, path: Path, opset: int = OPSET) -> None:
     """
     import torch
 
-    module = _deployed(model).eval()
+    module = deployed(model).eval()
     example = torch.zeros((2, *model.input.shape), dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -282,7 +282,8 @@ def _first_line(problem: BaseException) -> str:
     return (str(problem) or type(problem).__name__).splitlines()[0]
 
 
-def _deployed(model: Model) -> Any:
+def deployed(model: Model) -> Any:
+    """The net as every format but ncnn takes it: a torch module from uint8 (N, height, width, channels) to logits."""
     import torch
 
     class Deployed(torch.nn.Module):

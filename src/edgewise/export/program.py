@@ -1,0 +1,86 @@
+"""What converters are handed: the model as a file of torch's, and calibration images."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgewise.errors import ExportError
+from edgewise.export.base import ExportSpec
+
+if TYPE_CHECKING:
+    from edgewise.device import Pixels
+    from edgewise.models import Model
+
+
+def calibration_of(spec: ExportSpec) -> Pixels:
+    """The calibration images of an int8 order.
+
+    Raises:
+        ExportError: X02, there are none.
+    """
+    if spec.calibration is None or not len(spec.calibration):
+        raise ExportError("int8 needs calibration images", code="X02", fix="give training images")
+    return spec.calibration
+
+
+def save_calibration(spec: ExportSpec, path: Path) -> None:
+    """Write the calibration images as a `.npy` file; raises as `calibration_of`."""
+    np.save(path, calibration_of(spec), allow_pickle=False)
+
+
+def save_exported(model: Model, path: Path) -> None:
+    """Write the model, from uint8 (1, height, width, channels) to logits, as a torch.export file.
+
+    Raises:
+        ExportError: X22, torch.export cannot follow the model.
+    """
+    import torch
+
+    from edgewise.export.onnx import deployed
+
+    example = torch.zeros((1, *model.input.shape), dtype=torch.uint8)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            torch.export.save(torch.export.export(deployed(model).eval(), (example,)), path)
+        except (RuntimeError, TypeError, ValueError) as problem:
+            raise _untraceable(model, problem) from problem
+
+
+def save_traced(model: Model, path: Path) -> None:
+    """Write the model, from float pixels 0..255 (1, channels, height, width) to logits, as a TorchScript file.
+
+    One batch norm in front turns the pixels into what the net was trained on, so that a converter finds a single layer
+    there.
+
+    Raises:
+        ExportError: X22, the model cannot be traced.
+    """
+    import torch
+
+    spec = model.input
+    front = torch.nn.BatchNorm2d(spec.channels, eps=0.0, affine=False)
+    front.running_mean = 255 * torch.tensor(spec.mean)
+    front.running_var = (255 * torch.tensor(spec.std)) ** 2
+    net = torch.nn.Sequential(front, model.module).eval()
+    example = torch.zeros((1, spec.channels, spec.height, spec.width))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            torch.jit.trace(net, example).save(str(path))  # type: ignore[no-untyped-call]
+        except (RuntimeError, TypeError, ValueError) as problem:
+            raise _untraceable(model, problem) from problem
+
+
+def _untraceable(model: Model, problem: Exception) -> ExportError:
+    return ExportError(
+        "the model cannot be traced",
+        code="X22",
+        where={"model": model.architecture},
+        why=str(problem).splitlines()[0] if str(problem) else type(problem).__name__,
+        fix="choose another model; `edgewise models` lists the ones that are tested",
+    )
