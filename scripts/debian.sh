@@ -1,8 +1,9 @@
 #!/bin/sh
-# Debian packages that the tests use: chromium opens the report, dataset-fashion-mnist is real data.
+# Debian packages that the tests use: chromium opens the report, dataset-fashion-mnist is real data, and the OpenSSH
+# client and server are the device that is measured over ssh (a server of the tests own, on the loopback).
 # Installs what is missing where that is allowed; says what is missing where it is not.
 set -eu
-packages="chromium dataset-fashion-mnist"
+packages="chromium dataset-fashion-mnist openssh-client openssh-server"
 missing=""
 for package in $packages; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"

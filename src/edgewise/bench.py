@@ -98,11 +98,19 @@ def _measure(
     progress: Progress,
 ) -> list[Cell]:
     protocol = options.protocol
-    called = {}
+    called, failed = {}, []
     with progress.task("accuracy on the device", len(candidates)) as advance:
         for one in candidates:
-            called[one.name] = classify(channel, one)
+            try:
+                called[one.name] = classify(channel, one)
+            except UnavailableError as problem:
+                if problem.code != "E95":
+                    raise
+                failed.append((one, problem))
             advance(1, one.name)
+    candidates = [one for one in candidates if one.name in called]
+    if not candidates:
+        raise failed[0][1]
     found = list(kept)
     groups = 1 if protocol.interleaved else len(candidates)
     for setting in settings:
@@ -150,6 +158,14 @@ def _measure(
                 why=taken.missing,
                 fix="the cells so far are marked incomplete; run the same command with --resume when it is back",
             )
+    if failed:
+        raise UnavailableError(
+            f"{len(failed)} of {len(failed) + len(candidates)} bundles do not run on the device",
+            code="E95",
+            where={"device": channel.place, "the others are in": options.out},
+            why="\n".join(f"{one.name}: {problem.why.splitlines()[-1]}" for one, problem in failed),
+            fix="leave them out, or export them for the runtime that is there",
+        )
     return found
 
 

@@ -127,7 +127,9 @@ class Board:
         """Run a job; its lines are passed on, the state of the machine is read every second."""
         words = [repr(time.monotonic()) if word == "@now" else word for word in command["words"]]
         path = [self.folder] + [part for part in (command.get("path") or "").split(os.pathsep) if part]
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path), **command.get("environment", {}))
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path), TMPDIR=self.folder)
+        environment["ORT_DISABLE_TELEMETRY"] = "1"  # the official onnxruntime sends usage data else
+        environment.update(command.get("environment", {}))
         with tempfile.TemporaryFile() as errors:
             self._child = subprocess.Popen(
                 command.get("python", [sys.executable, "-u", "-m", "edgewise.device.jobs"]) + words,

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 _ARM_CORES = {
@@ -32,6 +33,7 @@ def read_state(root: str = "/", pid: str = "self") -> Dict[str, Any]:
     swap = fields(read(root, "proc", pid, "status"), ":").get("VmSwap", "").split()
     available = fields(read(root, "proc/meminfo"), ":").get("MemAvailable", "").split()
     load = read(root, "proc/loadavg").split()
+    uptime = read(root, "proc/uptime").split()
     swapped = None
     if "pswpin" in memory and "pswpout" in memory:
         swapped = int(memory["pswpin"]) + int(memory["pswpout"])
@@ -50,6 +52,7 @@ def read_state(root: str = "/", pid: str = "self") -> Dict[str, Any]:
         "throttle_events": _sum(_numbers(_cpus(root, "thermal_throttle/core_throttle_count"))),
         "cooling": _cooling(root),
         "available_bytes": int(available[0]) * 1024 if available else None,
+        "slept_s": float(uptime[0]) - time.monotonic() if uptime else None,
     }
 
 

@@ -13,6 +13,10 @@ PACKAGES = ("numpy", "onnxruntime")
 """All that a device needs besides python3."""
 
 INSTALL_S = 1800.0
+NEWEST_PIP = '$("$PYTHON" -c \'import sys; print("pip<22" if sys.version_info < (3, 7) else "pip")\')'
+"""What the pip of an environment is brought to: that of Python 3.6 knows too few wheels, and installs a newer pip that
+does not run on it."""
+
 _ARM32 = ("armv6l", "armv7l", "armhf")
 
 
@@ -83,6 +87,7 @@ def install(channel: Channel) -> None:
     """
     steps = (
         f'"$PYTHON" -m venv "{VENV}"'
+        f' && "{VENV}/bin/python" -m pip install --disable-pip-version-check -q -U {NEWEST_PIP}'
         f' && "{VENV}/bin/python" -m pip install --disable-pip-version-check -q numpy onnxruntime'
         f' && "{VENV}/bin/python" -c "import onnxruntime" || {{ rm -rf "{VENV}"; exit 1; }}'
     )

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ SCHEMA = 1
 
 LEAST_ROUNDS = 4
 """Rounds without which nothing is said of a clock."""
+
+_NUMBER = re.compile(r"(0x)?[0-9a-f]*[0-9][0-9a-f.]*")
 
 Floats = NDArray[np.float64]
 Cell = dict[str, Any]
@@ -140,7 +143,7 @@ def cells_of(
         timed = taken.timed[one.name]
         compared = ratio(timed.model, twins.model, seed) if protocol.interleaved and one is not reference else check
         figures = _latency(timed, taken, protocol, one.name, seed)
-        reasons = list(dict.fromkeys(disturbed)) + _drifts(timed, protocol)
+        reasons = merged(disturbed) + _drifts(timed, protocol)
         if figures["model"] is None:
             reasons.append("incomplete: less than four rounds")
         runtime = _runtime(taken, one, setting, device)
@@ -180,6 +183,14 @@ def fingerprint(device: dict[str, Any], runtime: dict[str, Any]) -> str:
     facts = [device["machine"]["fingerprint"], device.get("power_mode", ""), device["python"], device["bits"]]
     stable = json.dumps([facts, [runtime.get(key) for key in keys]], sort_keys=True)
     return hashlib.sha256(stable.encode()).hexdigest()[:12]
+
+
+def merged(reasons: Sequence[str]) -> list[str]:
+    """Reasons that differ in their numbers only are one, told with how often it was met."""
+    kinds: dict[str, list[str]] = {}
+    for why in reasons:
+        kinds.setdefault(_NUMBER.sub("#", why), []).append(why)
+    return [f"{met[0]} ({len(met)} times)" if len(met) > 1 else met[0] for met in kinds.values()]
 
 
 def raw_csv(timed: Timed) -> bytes:

@@ -23,6 +23,9 @@ CLOCK_FALL = 0.05
 LEAST_TICKS = 20
 """Other processes' CPU use is not judged over fewer ticks (1/100 s) per core than this."""
 
+SLEPT_S = 1.0
+"""Longest time that the machine may have been suspended during a measurement."""
+
 _PI_BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 
 
@@ -34,6 +37,7 @@ class State:
     `swapped_pages` counts pages moved to or from swap since boot, `own_swap_bytes` is what of this process lies there.
     `pi_bits` is the Raspberry Pi's throttle word, `throttle_events` the x86 kernel's count, `cooling` the largest
     state of a cooling device that slows the CPU, `available_bytes` the memory that programs can still have.
+    `slept_s` grows by the seconds that the machine was suspended (its offset means nothing).
     """
 
     temperature_c: float | None = None
@@ -50,6 +54,7 @@ class State:
     throttle_events: int | None = None
     cooling: int | None = None
     available_bytes: int | None = None
+    slept_s: float | None = None
 
 
 def snapshot(root: Path = Path("/")) -> State:
@@ -77,6 +82,9 @@ def reasons(before: State, after: State) -> list[str]:
         start, end = max(before.frequency_khz), max(after.frequency_khz)
         if end < start * (1 - CLOCK_FALL):
             found.append(f"CPU clock fell {start / 1000:.0f} -> {end / 1000:.0f} MHz")
+    slept = (after.slept_s or 0.0) - (before.slept_s or 0.0)
+    if before.slept_s is not None and after.slept_s is not None and slept > SLEPT_S:
+        found.append(f"the machine was suspended for {slept:.0f} s")
     if before.governors != after.governors:
         found.append(f"governor changed {_join(before.governors)} -> {_join(after.governors)}")
     share = other_load(before, after)

@@ -99,8 +99,12 @@ def _row(cell: dict[str, Any]) -> tuple[str, ...]:
 
 def _notes(group: Sequence[dict[str, Any]]) -> list[str]:
     found = []
+    shared = [why for why in group[0]["invalid_reasons"] if all(why in cell["invalid_reasons"] for cell in group)]
+    if len(group) > 1:
+        found += [f"✗ all: {clean(why)}" for why in shared]
     for cell in group:
-        found += [f"✗ {clean(cell['name'])}: {clean(why)}" for why in cell["invalid_reasons"]]
+        own = [why for why in cell["invalid_reasons"] if len(group) == 1 or why not in shared]
+        found += [f"✗ {clean(cell['name'])}: {clean(why)}" for why in own]
     first = group[0]
     spread = first["compare"]["aa_spread"]
     if spread is not None:
