@@ -78,9 +78,11 @@ def test_a_wrong_key_meets_no_prompt_although_the_server_offers_passwords(device
 
 def test_nobody_listens(device: Board) -> None:
     port = free_port()
-    with pytest.raises(UnavailableError, match=r"error\[E91\]: the device cannot be reached") as caught:
-        with connect(Target("127.0.0.1", device.target.user, port, device.config)):
-            pass
+    with (
+        pytest.raises(UnavailableError, match=r"error\[E91\]: the device cannot be reached") as caught,
+        connect(Target("127.0.0.1", device.target.user, port, device.config)),
+    ):
+        pass
     assert "refused" in caught.value.why
     assert f"-p {port}" in caught.value.fix
 
@@ -91,9 +93,11 @@ def test_a_host_that_never_answers_is_given_up(device: Board, monkeypatch: pytes
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
         start = time.monotonic()
-        with pytest.raises(UnavailableError, match="E91") as caught:
-            with connect(Target("127.0.0.1", None, deaf.getsockname()[1], device.config)):
-                pass
+        with (
+            pytest.raises(UnavailableError, match="E91") as caught,
+            connect(Target("127.0.0.1", None, deaf.getsockname()[1], device.config)),
+        ):
+            pass
     assert time.monotonic() - start < 8
     assert "timed out" in caught.value.why
 

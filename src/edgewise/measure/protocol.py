@@ -96,6 +96,7 @@ def shorten(protocol: Protocol, seconds: float | None, launches: int | None) -> 
         changed,
         least_runs=max(changed.launches * changed.rounds, int(protocol.least_runs * share)),
         warm_s=protocol.warm_s * share,
+        warm_cap_s=max(min(1.0, protocol.warm_cap_s), protocol.warm_cap_s * share),
         energy=plan,
         shortened=True,
     )
