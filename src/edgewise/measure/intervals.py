@@ -160,8 +160,9 @@ def percentile_estimates(
     sizes = np.array([len(block) for block in blocks])
     first = random.integers(count, size=(resamples, count // 2, 1))
     drawn = ((first + np.arange(2)) % count).reshape(resamples, -1)
-    weights = np.apply_along_axis(np.bincount, 1, drawn, minlength=count)
-    upto, total = weights @ below, weights @ sizes
+    places = drawn + count * np.arange(resamples)[:, None]
+    weights = np.bincount(places.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
+    upto, total = weights @ below.astype(np.float64), weights @ sizes
     tail = _expanded_tail(count // 2)
     found = []
     for share, rank in zip(shares, ranks, strict=True):
