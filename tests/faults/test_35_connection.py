@@ -29,6 +29,7 @@ def refused(device: Board) -> UnavailableError:
     return caught.value
 
 
+@pytest.mark.slow
 def test_a_device_is_measured_and_nothing_stays_there(
     device: Board, bundle: Path, colours: Path, tmp_path: Path
 ) -> None:

@@ -211,6 +211,7 @@ PI = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
