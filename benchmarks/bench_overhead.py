@@ -1,4 +1,4 @@
-"""What `edgewise bench` and `runner.py` cost beyond onnxruntime itself: ratios with 95 % intervals, paired in a session.
+"""What `edgewise bench` and `runner.py` cost beyond onnxruntime itself: paired ratios with 95 % intervals.
 
     python -m benchmarks.bench_overhead BUNDLE [--pairs 16]
 

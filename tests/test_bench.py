@@ -308,25 +308,6 @@ def test_the_command_shows_a_table_and_what_is_next(
     assert "onnxruntime" in shown[0]
     assert "batch 1, n=" in shown[0]
     assert " ".join(shown[1].split()) == TITLES
-        "rank",
-        "bundle",
-        "p50",
-        "ms",
-        "p90",
-        "p99",
-        "e2e",
-        "p50",
-        "x",
-        "first",
-        "load",
-        "first",
-        "RSS",
-        "net",
-        "mJ",
-        "net",
-        "top-1",
-        "%",
-    ]
     assert shown[-2] == f"cells: {out / 'cells'}, samples: {out / 'raw'}"
     assert shown[-1].startswith("next: edgewise bench ")
     assert any(line.startswith("no energy: not measured by this protocol") for line in shown)
