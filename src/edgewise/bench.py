@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -98,11 +100,13 @@ def _measure(
     progress: Progress,
 ) -> list[Cell]:
     protocol = options.protocol
-    called, failed = {}, []
+    called, failed, slowest_s = {}, [], 0.0
     with progress.task("accuracy on the device", len(candidates)) as advance:
         for one in candidates:
             try:
+                start = time.monotonic()
                 called[one.name] = classify(channel, one)
+                slowest_s = max(slowest_s, (time.monotonic() - start) / len(one.images.labels))
             except UnavailableError as problem:
                 if problem.code != "E95":
                     raise
@@ -124,6 +128,7 @@ def _measure(
                 setting,
                 seed=options.seed,
                 start_c=device["state"]["temperature_c"],
+                slowest_s=slowest_s,
                 root=options.root,
                 advance=advance,
             )
@@ -143,7 +148,10 @@ def _measure(
             about=about,
             seed=options.seed,
         )
+        states = options.out / "raw" / f"{about['session']}.states.json"
+        write_json(states, [[dataclasses.asdict(state) for state in launch] for launch in taken.states])
         for one, cell in zip(candidates, cells, strict=True):
+            cell["states_json"] = str(states.relative_to(options.out))
             raw = options.out / "raw" / f"{cell['name']}.csv.gz"
             write_bytes(raw, raw_csv(taken.timed[one.name]))
             cell["raw_csv"] = str(raw.relative_to(options.out))
@@ -298,12 +306,16 @@ def _is_done(
             or cell["model"]["sha256"] != one.manifest.files[one.manifest.model_file]
             or cell["protocol"]["mode"] != options.protocol.label
             or cell["protocol"]["images_sha256"] != one.images.sha256
-            or cell["device"]["kernel"] != device["machine"]["kernel"]
-            or cell["device"]["soc"] != device["machine"]["cpu"]
-            or cell["device"]["where"] != device["where"]
+            or _place(cell) != (device["where"], *(device["machine"][key] for key in ("cpu", "kernel", "governor")))
+            or cell["runtime"]["python"] != device["python"]
+            or cell["runtime"]["runtime_package"] != device["packages"]["onnxruntime"].get("version")
         ):
             return False
     return True
+
+
+def _place(cell: Cell) -> tuple[Any, ...]:
+    return tuple(cell["device"][key] for key in ("where", "soc", "kernel", "governor"))
 
 
 __all__ = ["Options", "bench", "read_cell"]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgewise.cli.options import Json, Quiet, Seed, argv, progress_for, say_next
+from edgewise.cli.options import Json, Quiet, Seed, argv, free_folder, progress_for, say_next
 from edgewise.errors import ConfigError
 
 Device = Annotated[
@@ -33,7 +33,7 @@ def bench(
     images: Annotated[
         Path | None, typer.Option(metavar="DIR|RUN", help="Test images; default: those of the run of each bundle.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the cells; default: runs/bench.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the cells; default: the next free runs/bench-N.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the cells that are there, measure the missing.")
     ] = False,
@@ -69,7 +69,7 @@ def bench(
     from edgewise.measure.target import parse_target
     from edgewise.report.benched import lines
 
-    folder = out or Path("runs/bench")
+    folder = out or (Path("runs/bench") if resume else free_folder("bench"))
     options = Options(
         protocol=shorten(PROTOCOLS[protocol], seconds, launches),
         out=folder,

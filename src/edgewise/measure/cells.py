@@ -270,6 +270,7 @@ def _runtime(taken: Taken, one: Candidate, setting: Setting, device: dict[str, A
         "affinity": taken.affinity,
         "spinning": about.get("spinning"),
         "python": device["python"],
+        "runtime_package": packages.get("onnxruntime", {}).get("version"),
         "numpy": packages.get("numpy", {}).get("version"),
         "package_bytes": packages.get("onnxruntime", {}).get("bytes") if one.manifest.format == "onnx" else None,
     }

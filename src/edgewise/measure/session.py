@@ -111,6 +111,15 @@ class Taken:
     missing: str = ""
 
 
+@dataclass(frozen=True)
+class _More:
+    """What a launch needs to know besides."""
+
+    root: str
+    slowest_s: float
+    advance: Advance
+
+
 def send(channel: Channel, candidates: Sequence[Candidate]) -> None:
     """Put models, images and pictures into the folder on the device; images that are shared go once."""
     sent: set[str] = set()
@@ -161,6 +170,7 @@ def take(
     *,
     seed: int,
     start_c: float | None,
+    slowest_s: float = 0.0,
     root: str = "/",
     advance: Advance,
 ) -> Taken:
@@ -175,6 +185,7 @@ def take(
         setting: threads and affinity.
         seed: of the order.
         start_c: temperature of the device at first, None where it has no sensor.
+        slowest_s: about how long one inference of the slowest candidate takes; a job may take accordingly long.
         root: of the files that tell about the machine.
         advance: called with (1, note) after each round.
 
@@ -182,13 +193,14 @@ def take(
         EdgewiseError: before anything was taken.
     """
     taken = Taken({one.name: Timed() for one in candidates})
+    more = _More(root, slowest_s, advance)
     groups = [list(candidates)] if protocol.interleaved else [[one] for one in candidates]
     try:
         for number, group in enumerate(groups):
             for launch in range(protocol.launches):
                 _cool(channel, protocol, start_c)
                 random = np.random.default_rng([seed, setting.threads, number, launch])
-                _launch(channel, group, protocol, setting, random, root, taken, advance)
+                _launch(channel, group, protocol, setting, random, taken, more)
             taken.launches = protocol.launches
         for one in candidates:
             job = {"subjects": [_subject(one)], "runs": COLD_RUNS, **_setting(setting)}
@@ -218,9 +230,8 @@ def _launch(
     protocol: Protocol,
     setting: Setting,
     random: np.random.Generator,
-    root: str,
     taken: Taken,
-    advance: Advance,
+    more: _More,
 ) -> None:
     """One process that times all candidates of a group; its blocks are added as they come."""
     series = [
@@ -240,7 +251,7 @@ def _launch(
         for index, clock, block in line.get("blocks", ()):
             stores[index][clock].append(unpack(block))
         if "blocks" in line or "round" in line:
-            advance(1 if "round" in line or protocol.block_s >= 1 else 0, setting.label)
+            more.advance(1 if "round" in line or protocol.block_s >= 1 else 0, setting.label)
 
     block = {"least": protocol.least_block, "ns": protocol.block_s * 1e9, "most": protocol.most_block or 1 << 60}
     job = {
@@ -252,11 +263,12 @@ def _launch(
         "warm": {"least_ns": protocol.warm_s * 1e9, "cap_ns": protocol.warm_cap_s * 1e9},
         "e2e": protocol.e2e,
         "stream": protocol.block_s >= 1,
-        "root": root,
+        "root": more.root,
         **_setting(setting),
     }
     clocks = 2 if protocol.e2e else 1
-    seconds = SLACK_S + len(series) * (protocol.warm_cap_s + 4 * clocks * protocol.block_s * protocol.rounds)
+    longest_s = max(protocol.block_s, protocol.least_block * more.slowest_s)
+    seconds = SLACK_S + len(series) * (2 * protocol.warm_cap_s + 4 * clocks * longest_s * protocol.rounds)
     lines, ended = _job(channel, "measure", job, seconds, on_line=on_line)
     facts: dict[str, Any] = {}
     for line in lines:

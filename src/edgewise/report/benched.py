@@ -115,6 +115,8 @@ def _notes(group: Sequence[dict[str, Any]]) -> list[str]:
         found.append("the A/A check failed: nothing is ranked")
     if first["latency_ms"]["e2e"] is None and first["latency_ms"]["e2e_missing"]:
         found.append(first["latency_ms"]["e2e_missing"])
+    elif not first["protocol"]["pictures"] and first["latency_ms"]["e2e"]:
+        found.append("e2e without scaling: there are no pictures of another size than the model's")
     energy = first["energy"]
     found.append(
         f"energy: {energy['source']}, {energy['boundary']}" if energy["source"] else f"no energy: {energy['why']}"
