@@ -259,7 +259,7 @@ class Called(Exception):
                 "--cooling",
                 "fan",
                 "--psu",
-                "5 V 5 A",
+                "mains",
                 "--seed",
                 "3",
             ],
@@ -292,9 +292,9 @@ def test_words_become_one_call(words: list[str], expected: dict[str, Any], monke
     "words",
     [["--threads", "0"], ["--threads", "some"], ["--threads", ""], ["--protocol", "slow"], ["--device", "board"]],
 )
-def test_impossible_words_are_usage_errors(words: str) -> None:
+def test_impossible_words_are_usage_errors(words: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"C9[68]"):
-        cli.app(["bench", "b", *words.split()], standalone_mode=False)
+        cli.app(["bench", "b", *words], standalone_mode=False)
 
 
 @pytest.mark.slow
