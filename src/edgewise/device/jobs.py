@@ -196,15 +196,19 @@ def _runs(subject: Dict[str, Any], model: Model, e2e: bool) -> Tuple[Tuple[Any, 
         return (run_model, None), "this protocol takes the model clock only"
     try:
         import numpy as np
-        from PIL import Image
 
         from edgewise.device.preprocess import open_image, prepare, softmax
+
+        pictures = [open_image(name) for name in subject["pictures"]]
+        if not pictures:
+            from PIL import Image
+
+            shown = [images[index] for index in range(count)]
+            pictures = [Image.fromarray(one[:, :, 0] if one.shape[2] == 1 else one) for one in shown]
     except ImportError as problem:
         return (run_model, None), "no e2e clock: Pillow is not on this device ({})".format(problem)
-    pictures = [open_image(name) for name in subject["pictures"]]
-    if not pictures:
-        shown = [images[index] for index in range(count)]
-        pictures = [Image.fromarray(one[:, :, 0] if one.shape[2] == 1 else one) for one in shown]
+    except ValueError as problem:
+        return (run_model, None), "no e2e clock: a picture cannot be decoded on this device ({})".format(problem)
     options = subject["preprocessing"]
 
     def run_e2e(turn: int) -> None:
