@@ -14,6 +14,7 @@ demo: $(VENV)/host
 
 test: $(VENV)/dev lint
 	sh scripts/debian.sh
+	sh scripts/web.sh
 	$(PYTEST)
 
 check: $(VENV)/dev lint fast-tests

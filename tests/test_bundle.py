@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.bundle import InputSpec, Manifest, read_manifest, readme, update_measured, verify_bundle, write_bundle
+from edgewise.bundle import (
+    InputSpec,
+    Manifest,
+    model_bytes,
+    read_manifest,
+    readme,
+    update_measured,
+    verify_bundle,
+    write_bundle,
+)
 from edgewise.errors import UntrustedError
 
 MANIFEST = Manifest(
@@ -27,7 +36,8 @@ MANIFEST = Manifest(
 def bundle(tmp_path: Path) -> Path:
     model = tmp_path / "some.onnx"
     model.write_bytes(b"not really a model")
-    write_bundle(tmp_path / "bundle", MANIFEST, model, {"README.md": readme(MANIFEST), "runner.py": "print(1)\n"})
+    text = readme(MANIFEST, "pip install onnxruntime", "logits = None")
+    write_bundle(tmp_path / "bundle", MANIFEST, model, {"README.md": text, "runner.py": "print(1)\n"})
     return tmp_path / "bundle"
 
 
@@ -123,3 +133,26 @@ def test_input_spec_checks_its_channels() -> None:
     with pytest.raises(ValueError, match="need 1 values"):
         InputSpec(8, 8, 1)
     assert InputSpec(4, 6, 3).shape == (4, 6, 3)
+
+
+def test_a_model_of_several_files_is_copied_hashed_and_checked_whole(tmp_path: Path) -> None:
+    structure, weights = tmp_path / "some.xml", tmp_path / "some.bin"
+    structure.write_bytes(b"structure")
+    weights.write_bytes(b"weights!")
+    manifest = dataclasses.replace(MANIFEST, format="openvino", model_file="model.xml", sidecars=["model.bin"])
+    written = write_bundle(tmp_path / "two", manifest, structure, {}, [weights])
+    assert (tmp_path / "two/model.bin").read_bytes() == b"weights!"
+    assert {"model.xml", "model.bin"} <= set(written.files)
+    assert model_bytes(tmp_path / "two", written) == len(b"structureweights!")
+    assert verify_bundle(tmp_path / "two") == written
+    (tmp_path / "two/model.bin").write_bytes(b"weights?")
+    with pytest.raises(UntrustedError, match=r"model\.bin: changed"):
+        verify_bundle(tmp_path / "two")
+
+
+@pytest.mark.parametrize("name", ["../model.bin", "/etc/passwd", "unlisted.bin"])
+def test_sidecars_stay_in_the_folder_and_have_a_hash(bundle: Path, name: str) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    (bundle / "manifest.json").write_text(json.dumps({**raw, "sidecars": [name]}), encoding="utf-8")
+    with pytest.raises(UntrustedError, match=r"outside its folder|no hash"):
+        read_manifest(bundle)

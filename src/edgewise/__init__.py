@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgewise.bundle import InputSpec, read_manifest, verify_bundle
     from edgewise.data import load_data
     from edgewise.data.explore import explore
+    from edgewise.handout import Wanted, export_run
     from edgewise.models import create_model, list_models, open_model, profile, save_model
     from edgewise.models.cost import cost
     from edgewise.models.weights import load_weights
@@ -34,10 +35,12 @@ _HOME = {
     "InputSpec": "edgewise.bundle",
     "Opening": "edgewise.pipeline",
     "Recipe": "edgewise.recipe",
+    "Wanted": "edgewise.handout",
     "comparison": "edgewise.report",
     "cost": "edgewise.models.cost",
     "create_model": "edgewise.models",
     "explore": "edgewise.data.explore",
+    "export_run": "edgewise.handout",
     "list_models": "edgewise.models",
     "load_data": "edgewise.data",
     "load_recipe": "edgewise.recipe",
@@ -56,10 +59,12 @@ __all__ = [
     "InputSpec",
     "Opening",
     "Recipe",
+    "Wanted",
     "comparison",
     "cost",
     "create_model",
     "explore",
+    "export_run",
     "list_models",
     "load_data",
     "load_recipe",

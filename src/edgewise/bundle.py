@@ -3,10 +3,12 @@
 ::
 
     model.onnx      the model; input uint8 (N, height, width, channels), output float32 (N, classes) logits
+                    (model.xml with model.bin and the like in other formats)
     manifest.json   format version, input, labels, precision, lineage, measured figures, sha256 of every other file
     labels.txt      one label a line, in the order of the logits
     README.md       how to run it
-    runner.py       classify, verify and time it with nothing but Python 3.6, numpy, Pillow and the runtime
+    runner.py       verify it; classify with and time onnx models with nothing but Python 3.6, numpy, Pillow and the
+                    runtime
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -72,7 +75,8 @@ class Manifest:
     holds the figures taken of this very file. `thresholds` holds the numbers that turn logits into decisions:
     `temperature`, by which the logits are divided before the softmax for confidences that can be believed (the runner
     shows the plain softmax). Bundles written before there were thresholds have none. `files` maps each other file of
-    the bundle to its sha256.
+    the bundle to its sha256. `sidecars` are the files that belong to the model beside `model_file` (weights beside a
+    structure); the runtime finds them by their names.
     """
 
     name: str
@@ -87,31 +91,71 @@ class Manifest:
     thresholds: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    sidecars: list[str] = field(default_factory=list)
 
 
-def readme(manifest: Manifest) -> str:
-    """The bundle's README.md: what it is and the commands that use it."""
+def model_bytes(folder: Path, manifest: Manifest) -> int:
+    """The bytes of all files of the model in a bundle."""
+    return sum((folder / name).stat().st_size for name in (manifest.model_file, *manifest.sidecars))
+
+
+def readme(manifest: Manifest, install: str, example: str) -> str:
+    """The bundle's README.md: what it is and how to use it.
+
+    Args:
+        manifest: of the bundle.
+        install: the command that installs the runtime.
+        example: Python lines that make `logits` of `image`, uint8 (1, height, width, channels), in that runtime.
+    """
     spec = manifest.input
     colour = "RGB" if spec.channels == 3 else "gray"
+    kind = f"{manifest.format} {manifest.precision}" + (f" ({manifest.scheme})" if manifest.scheme else "")
+    use = _RUNNER if manifest.format == "onnx" else _OTHER_RUNTIME
     return f"""# {manifest.name}
 
-An image classifier for {len(manifest.labels)} classes, {manifest.format} {manifest.precision}{
-        f" ({manifest.scheme})" if manifest.scheme else ""
-    }, written by edgewise.
+An image classifier for {len(manifest.labels)} classes, {kind}, written by edgewise.
+{use.format(install=install, example=example.strip(), format=manifest.format)}
+Input `image`: uint8, (N, {spec.height}, {spec.width}, {spec.channels}), {colour}, 0..255, "{spec.fit}" fitted with
+{spec.interpolation} interpolation; the model normalises. Output `logits`: float32, (N, {len(manifest.labels)}), in the
+order of `labels.txt`. `manifest.json` tells where the model came from and what was measured of this very file.
+"""
 
+
+_RUNNER = """
 On the device, with Python 3.6 or newer:
 
     pip install numpy Pillow onnxruntime
     python3 runner.py classify picture.jpg
     python3 runner.py verify
+"""
 
-Input `image`: uint8, (N, {spec.height}, {spec.width}, {spec.channels}), {colour}, 0..255, "{spec.fit}" fitted with
-{spec.interpolation} interpolation; the graph normalises. Output `logits`: float32, (N, {len(manifest.labels)}), in the
-order of `labels.txt`. `manifest.json` tells where the model came from and what was measured of this very file.
+_OTHER_RUNTIME = """
+`python3 runner.py verify` checks the files. `runner.py classify` runs onnx bundles only; a {format} model runs like
+this, in the folder of the bundle (`runner.py` holds the pixels that the model was trained on):
+
+    {install} numpy Pillow
+
+```python
+import json
+
+import numpy as np
+
+from runner import open_image, prepare
+
+manifest = json.load(open("manifest.json", encoding="utf-8"))
+keys = ("height", "width", "channels", "fit", "interpolation")
+image = prepare(open_image("picture.jpg"), **{{key: manifest["input"][key] for key in keys}})[np.newaxis]
+
+{example}
+
+print(manifest["labels"][int(np.argmax(logits))])
+```
 """
 
 
-def write_bundle(folder: Path, manifest: Manifest, model: Path, extra: dict[str, str]) -> Manifest:
+def write_bundle(
+    folder: Path, manifest: Manifest, model: Path, extra: dict[str, str], sidecars: Sequence[Path] = ()
+) -> Manifest:
     """Write a bundle; the folder appears whole or not at all.
 
     Args:
@@ -119,6 +163,7 @@ def write_bundle(folder: Path, manifest: Manifest, model: Path, extra: dict[str,
         manifest: its `files` are filled in here.
         model: the model file, copied to `manifest.model_file`.
         extra: further text files, name -> contents (`README.md`, `runner.py`).
+        sidecars: the files copied to `manifest.sidecars`, in that order.
 
     Returns:
         The manifest as written.
@@ -126,7 +171,8 @@ def write_bundle(folder: Path, manifest: Manifest, model: Path, extra: dict[str,
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        shutil.copyfile(model, staging / manifest.model_file)
+        for name, file in zip((manifest.model_file, *manifest.sidecars), (model, *sidecars), strict=True):
+            shutil.copyfile(file, staging / name)
         for name, text in {"labels.txt": "\n".join(manifest.labels) + "\n", **extra}.items():
             write_text(staging / name, text)
         files = {path.name: file_sha256(path) for path in sorted(staging.iterdir())}
@@ -172,12 +218,12 @@ def read_manifest(folder: Path) -> Manifest:
             fix="use the edgewise that made the bundle, or export it again",
         )
     manifest = parse(Manifest, raw, path)
-    for name in [manifest.model_file, *manifest.files]:
+    for name in [manifest.model_file, *manifest.sidecars, *manifest.files]:
         if PurePosixPath(name).name != name or name in {"", ".", ".."} or "\\" in name:
             raise UntrustedError(
                 "a bundle names a file outside its folder", code="U03", where={"file": path, "name": name}
             )
-    if manifest.model_file not in manifest.files:
+    if not {manifest.model_file, *manifest.sidecars} <= set(manifest.files):
         raise UntrustedError("the manifest lists no hash for the model file", code="U03", where={"file": path})
     return manifest
 

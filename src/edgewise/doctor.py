@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,13 @@ _HOST = (
     "plotly",
     "jinja2",
 )
+_OPTIONAL = {
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "mlflow": ("mlflow-skinny", "mlflow"),
+    "wandb": ("wandb", "wandb"),
+    "umap": ("umap-learn", "umap"),
+}
+"""Module -> (package, extra that brings it). They are looked for and not imported, which takes seconds for some."""
 _INSTALL = 'pip install "edgewise[host]"'
 
 
@@ -36,7 +48,9 @@ def examine() -> dict[str, Any]:
         `checks`: list of {name, ok, detail}; `machine`: flat facts; `versions`.
     """
     checks = [_imports(name) for name in _HOST]
-    checks += [_runtime(format_) for format_ in RUNTIMES]
+    checks += [_optional(name) for name in _OPTIONAL]
+    for format_ in RUNTIMES:
+        checks += [_runtime(format_), _converter(format_)]
     checks.append(_cuda())
     checks.append(_folder(runs.cache_dir()))
     there = FASHION_MNIST_DIR.is_dir()
@@ -91,9 +105,45 @@ def _imports(name: str) -> dict[str, Any]:
     return _check(name, True, str(getattr(module, "__version__", "")))
 
 
+def _optional(name: str) -> dict[str, Any]:
+    package, extra = _OPTIONAL[name]
+    if importlib.util.find_spec(name) is None:
+        return _check(name, False, f'optional; pip install "edgewise[{extra}]"')
+    try:
+        return _check(name, True, importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:  # another package brings the module, as mlflow does
+        return _check(name, True, "")
+
+
 def _runtime(format_: str) -> dict[str, Any]:
-    version = RUNTIMES[format_].version()
-    return _check(f"runtime for {format_}", version is not None, version or "pip install onnxruntime")
+    """Whether the runtime is installed and can be imported, which is tried in a child: a build that does not suit the
+    CPU kills the process that imports it."""
+    runtime, name = RUNTIMES[format_], f"runtime for {format_}"
+    version = runtime.version()
+    if version is None:
+        return _check(name, False, runtime.install)
+    mute = "import sys; sys.modules['openvino_telemetry'] = None; "  # see `edgewise.device.openvino`
+    command = [sys.executable, "-c", f"{mute}import importlib; importlib.import_module({runtime.module!r})"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return _check(name, False, f"{version} does not come up within 60 s")
+    if done.returncode < 0:
+        return _check(name, False, f"{version} dies here ({signal.Signals(-done.returncode).name}); {runtime.install}")
+    why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return _check(name, done.returncode == 0, version if done.returncode == 0 else f"{why}; {runtime.install}")
+
+
+def _converter(format_: str) -> dict[str, Any]:
+    name = f"converter to {format_}"
+    try:
+        from edgewise.export import FORMATS
+    except (ImportError, OSError, RuntimeError) as problem:
+        return _check(name, False, f"{problem}; {_INSTALL}")
+    if format_ not in FORMATS:
+        return _check(name, False, "this edgewise has none")
+    missing = FORMATS[format_].missing()
+    return _check(name, not missing, missing or ", ".join(FORMATS[format_].precisions))
 
 
 def _cuda() -> dict[str, Any]:

@@ -25,7 +25,8 @@ from edgewise.data.augment import Augment
 from edgewise.data.preview import write_preview
 from edgewise.device.preprocess import BadImage, open_image
 from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError, nearest
-from edgewise.export.deliver import Exported, Order, deliver
+from edgewise.export.deliver import deliver, unavailable
+from edgewise.export.desk import Exported, Order
 from edgewise.judge import choose, figure
 from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality, quality_of_part
@@ -96,6 +97,7 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     threads: dict[str, int] = field(default_factory=dict)
+    precisions: dict[str, str] = field(default_factory=dict)
     trainings: Counter[str] = field(default_factory=Counter)
 
     @contextlib.contextmanager
@@ -438,6 +440,18 @@ def explain_run(out: Path, name: str = BASE, *, progress: Progress | None = None
         ConfigError: no run (C25), one that did not finish (C81), or one without such a model (C80).
         DataError: the images are not there, or not those the run was made with (D32).
     """
+    progress = progress or Silent()
+    recipe, dataset, folder = open_finished(out, (name,), progress)
+    return explain_model(recipe, dataset, folder, name, progress)
+
+
+def open_finished(out: Path, names: Sequence[str], progress: Progress) -> tuple[Recipe, Dataset, runs.Run]:
+    """The recipe, the images as they were split, and the folder of a finished run that has these models.
+
+    Raises:
+        ConfigError: no run (C25), one that did not finish (C81), or one without such a model (C80).
+        DataError: the images are not there, or not those the run was made with (D32).
+    """
     folder = runs.Run(out)
     status = runs.read_run(out)["status"]
     if status != "complete":
@@ -448,19 +462,18 @@ def explain_run(out: Path, name: str = BASE, *, progress: Progress | None = None
             why=f"its status is {status}",
             fix=f"go on with it first: edgewise run --resume {out}",
         )
-    names = sorted(path.name for path in folder.model_dir.iterdir() if path.is_dir())
-    if name not in names:
-        raise ConfigError(
-            f'the run has no model "{name}"',
-            code="C80",
-            where={"folder": folder.model_dir},
-            why=nearest(name, names),
-            fix="name a model of the run, not a file of it: prune50, not prune50-int8",
-        )
-    progress = progress or Silent()
+    known = sorted(path.name for path in folder.model_dir.iterdir() if path.is_dir())
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f'the run has no model "{name}"',
+                code="C80",
+                where={"folder": folder.model_dir},
+                why=nearest(name, known),
+                fix="name a model of the run, not a file of it: prune50, not prune50-int8",
+            )
     recipe = load_recipe(out / "recipe.yaml", {"data.download": False})
-    dataset = _load(recipe, resolve_input(recipe), progress, out / "splits.csv")
-    return explain_model(recipe, dataset, folder, name, progress)
+    return recipe, _load(recipe, resolve_input(recipe), progress, out / "splits.csv"), folder
 
 
 def make_variants(job: Job, base: Built, variants: Sequence[Variant]) -> list[Built]:
@@ -501,20 +514,22 @@ def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]
     exported: list[tuple[Built, Exported]] = []
     options = job.recipe.export
     scratch = job.run.path / "work"
+    lacking = {format_: reason for format_ in options.formats if (reason := unavailable(format_))}
+    job.failures += [Failure(format_, "export", reason) for format_, reason in lacking.items()]
     if job.run.resumed:
         shutil.rmtree(job.run.bundles_dir, ignore_errors=True)  # of a run that was killed here; all are written again
     with job.progress.task("export", len(built)) as advance:
         for one in built:
             precisions = {"base": ("fp32", *options.precisions), "variant": options.precisions, "control": ("fp32",)}
-            for format_ in options.formats:
-                order = Order(
-                    name=one.name,
-                    model=one.model,
-                    precisions=precisions[one.role],
-                    folder=job.run.bundles_dir,
-                    workspace=scratch / f"{one.name}-{format_}",
-                    lineage=_lineage(job, one),
-                )
+            order = Order(
+                name=one.name,
+                model=one.model,
+                precisions=precisions[one.role],
+                folder=job.run.bundles_dir,
+                workspace=scratch / one.name,
+                lineage=lineage(one, job.recipe, job.dataset),
+            )
+            for format_ in [known for known in options.formats if known not in lacking]:
                 outcome = deliver(order, format_, job.dataset, options, seed=job.recipe.seed, progress=job.progress)
                 job.candidates += outcome.candidates
                 job.failures += outcome.failures
@@ -641,7 +656,8 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss |
         model, job.dataset, setup, title=f"train {name}", on_epoch=on_epoch, progress=job.progress, world=job.world
     )
     job.threads[name] = fitted.threads
-    job.run.update(train_threads=job.threads)
+    job.precisions[name] = fitted.amp
+    job.run.update(train_threads=job.threads, train_amp=job.precisions)
     return fitted.model
 
 
@@ -718,7 +734,7 @@ def _measurement(job: Job, one: Built, file: Exported, reference: Exported, time
             params_nonzero=weights.params_nonzero,
             params_zero=weights.params_zero,
             macs=weights.macs,
-            file_bytes=file.model_file.stat().st_size,
+            file_bytes=file.file_bytes,
         ),
         validation=file.validation,
         test=file.test,
@@ -748,15 +764,16 @@ def _measurement(job: Job, one: Built, file: Exported, reference: Exported, time
     return measurement
 
 
-def _lineage(job: Job, one: Built) -> dict[str, Any]:
+def lineage(one: Built, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """Where a model comes from, for the manifests of its bundles."""
     return {
-        "run": job.recipe.name,
+        "run": recipe.name,
         "architecture": one.model.architecture,
         "structure": [edit["edit"] for edit in one.model.structure],
         "plan": one.plan,
         "role": one.role,
-        "data": job.dataset.summary["data_hash"],
-        "seed": job.recipe.seed,
+        "data": dataset.summary["data_hash"],
+        "seed": recipe.seed,
         "versions": runs.versions(),
     }
 

@@ -168,7 +168,8 @@ class Memory:
 class Parity:
     """How far an exported file is from the torch model it came from, on `n` real images.
 
-    `tolerance` is the largest logit difference allowed (None for int8, which is judged by its measured drop).
+    `tolerance` is the largest logit difference allowed (None for int8, which is judged by its measured drop);
+    `edgewise.export.verify` holds the limits.
     """
 
     n: int
@@ -194,6 +195,7 @@ class Candidate:
     passed: bool
     kept: bool
     note: str = ""
+    format: str = "onnx"
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,58 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One (format, precision) of a model that was asked for, and what came of it.
+
+    `state`: "written" passed all checks; "refused" was written and is not handed out, because it does not decide as its
+    model or loses too much; "failed" could not be written; "missing" needs something that is not installed here.
+    `ratio` compares the `model` clock with `reference` (a file of this table) by paired interleaved blocks; below 1 is
+    faster. `kept` is False for what passed and was left aside by `--to auto`. `reason` says why not, or what else is to
+    be known. `bundle` is the name of its bundle, which stands in the folder of the table when it was `kept`; "" where
+    none was written.
+    """
+
+    model: str
+    format: str
+    precision: str
+    state: Literal["written", "refused", "failed", "missing"]
+    scheme: str = ""
+    bundle: str = ""
+    kept: bool = False
+    parity: Parity | None = None
+    validation: Quality | None = None
+    test: Quality | None = None
+    file_bytes: int | None = None
+    runtime: str = ""
+    reference: str = ""
+    ratio: Estimate | None = None
+    p50_ms: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The status table of one export, stored as `export.json`; one of its models stands in `formats.json` of a bundle.
+
+    `to` is "auto" or the formats asked for. `noise` is, for each model, the difference of ratios that its timing
+    session shows where there is none.
+    """
+
+    run: str
+    created: str
+    command: str
+    to: list[str]
+    threads: int
+    attempts: list[Attempt]
+    candidates: list[Candidate]
+    noise: dict[str, float]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
 class RunResult:
     """Everything a report shows; stored as `results.json` in the run folder.
 
@@ -263,7 +317,7 @@ class RunResult:
     schema: int = SCHEMA
 
 
-def to_json(result: RunResult) -> str:
+def to_json(result: RunResult | ExportResult) -> str:
     """The record as JSON text."""
     return json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

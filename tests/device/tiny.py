@@ -15,8 +15,8 @@ LABELS = ["red", "green", "blue"]
 SIZE = 8
 
 
-def write_model(path: Path) -> Path:
-    """uint8 (N, 8, 8, 3) -> float32 (N, 3): the mean of each channel, doubled, over 255."""
+def write_model(path: Path, size: int = SIZE) -> Path:
+    """uint8 (N, size, size, 3) -> float32 (N, 3): the mean of each channel, doubled, over 255."""
     weights = numpy_helper.from_array(np.eye(3, dtype=np.float32) * 2 / 255, "weights")
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -26,7 +26,7 @@ def write_model(path: Path) -> Path:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", size, size, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
         [weights],
     )
@@ -34,7 +34,7 @@ def write_model(path: Path) -> Path:
     return path
 
 
-def make_bundle(folder: Path, **changes: object) -> Path:
+def make_bundle(folder: Path, size: int = SIZE, **changes: object) -> Path:
     """Write the bundle to `folder`/bundle, with a runner as it would be shipped."""
     facts: dict[str, object] = {
         "name": "tiny",
@@ -42,11 +42,11 @@ def make_bundle(folder: Path, **changes: object) -> Path:
         "precision": "fp32",
         "scheme": "",
         "model_file": "model.onnx",
-        "input": InputSpec(SIZE, SIZE),
+        "input": InputSpec(size, size),
         "labels": LABELS,
         **changes,
     }
     folder.mkdir(exist_ok=True)
-    model = write_model(folder / "written.onnx")
+    model = write_model(folder / "written.onnx", size)
     write_bundle(folder / "bundle", Manifest(**facts), model, {"runner.py": runner_source()})  # type: ignore[arg-type]
     return folder / "bundle"

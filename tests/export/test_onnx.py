@@ -8,32 +8,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from edgewise.bundle import InputSpec
 from edgewise.data import Dataset
 from edgewise.device import RUNTIMES
 from edgewise.export import FORMATS, ExportSpec
-from edgewise.export.deliver import calibration_images
-from edgewise.export.onnx import OPSET, SCHEMES
+from edgewise.export.base import OPSET
+from edgewise.export.desk import calibration_images
+from edgewise.export.onnx import SCHEMES
 from edgewise.export.verify import parity
 from edgewise.models import Model, create_model
-from edgewise.recipe import TrainOptions
-from edgewise.train import Setup, fit, logits
-from tests.train.conftest import CLASSES, SPEC, make_dataset
+from edgewise.train import logits
+from tests.train.conftest import CLASSES
 
 EXPORTER = FORMATS["onnx"]
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return make_dataset()
-
-
-@pytest.fixture(scope="module")
-def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    model = create_model("convnet(8, 16, dropout=0.3)", labels=CLASSES, input=SPEC, seed=0)
-    options = TrainOptions(epochs=6, batch_size=16, lr=0.01, threads=1)
-    return fit(model, dataset, Setup(options, 0, tmp_path_factory.mktemp("onnx"))).model
 
 
 def write(model: Model, folder: Path, precision: str, scheme: str = "", images: Dataset | None = None) -> Path:
@@ -50,6 +39,63 @@ def test_fp32_is_the_model_for_any_batch_size(trained: Model, dataset: Dataset, 
     assert checked.passed
     alone = np.concatenate([session.scores(images[i : i + 1]) for i in range(7)])
     assert np.allclose(alone, session.scores(images[:7]), atol=1e-5)
+
+
+def test_halves_are_stored_and_floats_are_computed(trained: Model, dataset: Dataset, tmp_path: Path) -> None:
+    """Every weight is its nearest float16, and the graph is otherwise that of fp32."""
+    floating, halves = write(trained, tmp_path, "fp32"), write(trained, tmp_path, "fp16")
+    assert halves.stat().st_size < 0.75 * floating.stat().st_size
+    proto = onnx.load(halves)
+    kinds = [tensor.data_type for tensor in proto.graph.initializer]
+    assert kinds.count(onnx.TensorProto.FLOAT16) >= 3
+    (image,), (scores,) = proto.graph.input, proto.graph.output
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert scores.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    rounded = trained.copy()
+    images = dataset.test.images
+    with torch.no_grad():
+        for parameter in rounded.module.parameters():
+            parameter.copy_(parameter.half().float())
+    exact, got = logits(trained, images), RUNTIMES["onnx"].load(halves).scores(images)
+    assert 0 < np.abs(exact - got).max() < 3 * np.abs(exact - logits(rounded, images)).max() + 1e-3
+
+
+def test_weights_beyond_half_precision_stay_floats(trained: Model, dataset: Dataset, tmp_path: Path) -> None:
+    large = trained.copy()
+    with torch.no_grad():
+        last = [module for module in large.module.modules() if isinstance(module, torch.nn.Linear)][-1]
+        last.weight.mul_(1e6)
+    scores = RUNTIMES["onnx"].load(write(large, tmp_path, "fp16")).scores(dataset.test.images)
+    expected = logits(large, dataset.test.images)
+    assert np.abs(scores - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("opset", [13, 15, 17, 20])
+def test_the_opset_is_the_one_asked_for(trained: Model, dataset: Dataset, tmp_path: Path, opset: int) -> None:
+    for precision, scheme in (("fp32", ""), ("fp16", ""), ("int8", "u8s8-rr")):
+        path = tmp_path / f"{precision}.onnx"
+        spec = ExportSpec(precision, tmp_path / "work", scheme, dataset.train.images, opset)
+        EXPORTER.write(trained, spec, path)
+        assert [one.version for one in onnx.load(path).opset_import if one.domain == ""] == [opset]
+        agreed = RUNTIMES["onnx"].load(path).scores(dataset.test.images).argmax(1)
+        assert (agreed == logits(trained, dataset.test.images).argmax(1)).mean() >= 0.9
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("mean", [(0.5, 0.4, 0.3), (0.5, 0.5, 0.5)])
+def test_the_scale_is_folded_into_the_first_layer_and_the_shift_where_nothing_is_padded(
+    tmp_path: Path, padding: int, mean: tuple[float, float, float]
+) -> None:
+    torch.manual_seed(0)
+    pool = torch.nn.AdaptiveAvgPool2d(1)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=padding), pool, torch.nn.Flatten())
+    model = Model(net.eval(), "by hand", InputSpec(8, 8, 3, mean=mean, std=(0.2, 0.3, 0.25)), ("a", "b", "c", "d"))
+    path = write(model, tmp_path, "fp32")
+    operators = [node.op_type for node in onnx.load(path).graph.node]
+    assert "Mul" not in operators
+    assert ("Add" in operators) == (padding > 0)
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+    assert np.abs(RUNTIMES["onnx"].load(path).scores(images) - logits(model, images)).max() < 1e-5
 
 
 def test_the_file_is_single_small_old_and_explains_itself(trained: Model, tmp_path: Path) -> None:

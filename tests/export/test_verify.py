@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgewise.errors import ExportError
-from edgewise.export.verify import FLOAT_TOLERANCE, parity
+from edgewise.export import FORMATS
+from edgewise.export.verify import FLOAT_TOLERANCE, LIMITS, parity
 
 SCORES = np.random.default_rng(0).normal(0, 3, (300, 5)).astype(np.float32)
 
@@ -39,3 +40,26 @@ def test_another_shape_or_a_value_that_is_not_finite_is_an_error() -> None:
     broken[3, 2] = np.nan
     with pytest.raises(ExportError, match=r"not finite[\s\S]*images: 1 of 300"):
         parity(SCORES, broken, "int8")
+
+
+def test_halves_may_differ_by_a_share_of_the_largest_logit() -> None:
+    limit = LIMITS["fp16"]
+    assert limit.relative is not None
+    top = np.abs(SCORES).max()
+    near, far = SCORES.copy(), SCORES.copy()
+    near[3, SCORES[3].argmin()] -= 0.9 * limit.relative * top
+    far[3, SCORES[3].argmin()] -= 1.1 * limit.relative * top
+    assert parity(SCORES, near, "fp16").passed
+    assert not parity(SCORES, far, "fp16").passed
+
+
+def test_halves_may_change_one_decision_in_a_hundred() -> None:
+    near = np.tile(np.array([[5.0, 5.001]], np.float32), (300, 1))
+    for changed, passed in ((3, True), (4, False)):
+        got = near.copy()
+        got[:changed] = got[:changed, ::-1]
+        assert parity(near, got, "fp16").passed is passed
+
+
+def test_every_precision_of_every_format_has_a_limit() -> None:
+    assert {precision for exporter in FORMATS.values() for precision in exporter.precisions} <= set(LIMITS)

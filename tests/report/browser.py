@@ -91,10 +91,10 @@ def visit(page: Path, probe: str, folder: Path) -> Visit:
     assert found, done.stderr
     told = json.loads(html.unescape(found[1]))
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Visit(told["answer"], told["errors"], told["dialogs"], console, _requests(log))
+    return Visit(told["answer"], told["errors"], told["dialogs"], console, requests_in(log))
 
 
-def _requests(log: Path) -> list[str]:
+def requests_in(log: Path) -> list[str]:
     """The addresses a page asked the network for. The browser's own errands have no origin and are left out."""
     told = json.loads(log.read_text(encoding="utf-8"))
     start = told["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]

@@ -12,9 +12,11 @@ import typer
 
 from edgewise import ranks
 from edgewise.cli.bench import bench
+from edgewise.cli.export import export
 from edgewise.cli.images import data_check, explore_data
 from edgewise.cli.look import compare, doctor, models, profile, show_recipe, verify
 from edgewise.cli.training import explain, run, train
+from edgewise.cli.web import web
 from edgewise.errors import ConfigError, EdgewiseError
 from edgewise.interrupt import Interrupted, listen
 
@@ -31,7 +33,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Know the images before training on them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-for command in (run, train, explain, models, profile, compare, verify, bench, doctor):
+for command in (run, train, export, web, explain, models, profile, compare, verify, bench, doctor):
     app.command()(command)
 app.command("recipe")(show_recipe)
 data_app.command("check")(data_check)

@@ -42,6 +42,7 @@ from edgewise.errors import GateError
 
 if TYPE_CHECKING:
     from edgewise.recipe import Recipe
+    from edgewise.results import RunResult
 
 
 def run(
@@ -111,7 +112,7 @@ def run(
         json_,
         f"report:  {folder / 'report.html'}",
         f"bundles: {folder / 'bundles'}",
-        f"try:     python {folder / 'bundles' / str(result.chosen) / 'runner.py'} classify IMAGE",
+        _how_to_try(result, folder),
     )
 
 
@@ -168,7 +169,8 @@ def train(
         return
     if "folds" in summary:
         show_folds(summary)
-        say_next(json_, f"models: {folder / 'model'}", f"next:  edgewise run --data {chosen.data.source}")
+        figures = f"figures of each fold: {folder / 'training.json'}"
+        say_next(json_, f"models: {folder / 'model'}", figures, f"next:  edgewise run --data {chosen.data.source}")
         return
     show_figures(summary)
     page = folder / "explain" / "base" / "explain.html"
@@ -197,6 +199,14 @@ def explain(
 
         print("\n".join(summary(found)))
     say_next(json_, f"page:  {run / 'explain' / model / 'explain.html'}")
+
+
+def _how_to_try(result: RunResult, folder: Path) -> str:
+    """The next thing to do with the chosen bundle; the runner runs onnx ones."""
+    bundle = folder / "bundles" / str(result.chosen)
+    if all(row.format == "onnx" for row in result.measurements if row.name == result.chosen):
+        return f"try:     python {bundle / 'runner.py'} classify IMAGE"
+    return f"try:     {bundle / 'README.md'} tells how to run it"
 
 
 def _preview(recipe: Recipe, path: Path, json_: bool, quiet: bool) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from edgewise.device.base import Pixels, Runtime, Scores, Session
+from edgewise.device.openvino import OpenVinoRuntime
 from edgewise.device.ort import OrtRuntime
 
-RUNTIMES: dict[str, Runtime] = {"onnx": OrtRuntime()}
+RUNTIMES: dict[str, Runtime] = {"onnx": OrtRuntime(), "openvino": OpenVinoRuntime()}
 """Bundle format -> what runs it. A new runtime is its own file and one line here."""
 
 __all__ = ["RUNTIMES", "Pixels", "Runtime", "Scores", "Session"]

@@ -32,6 +32,13 @@ class Runtime(Protocol):
 
     format: str
     """The bundle format it runs, e.g. "onnx"."""
+    module: str
+    """The Python module that `load` imports."""
+    install: str
+    """The command that installs it."""
+    example: str
+    """Python lines that open the model file of a bundle and make `logits` of `image`, which is uint8
+    (1, height, width, channels), with nothing of edgewise; they stand in the bundle's README."""
 
     def load(self, path: Path, threads: int = 1) -> Session:
         """Open a model file for single-stream use on `threads` threads.

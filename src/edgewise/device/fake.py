@@ -94,6 +94,9 @@ class FakeRuntime:
 
     clock: FakeClock
     format: str = "fake"
+    module: str = "edgewise.device.fake"
+    install: str = "pip install edgewise"
+    example: str = "logits = np.zeros((1, 1))"
 
     def load(self, path: Path, threads: int = 1) -> FakeSession:
         """Read a script.

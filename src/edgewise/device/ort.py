@@ -20,7 +20,7 @@ class OrtSession:
             import onnxruntime as ort
         except ImportError as problem:
             raise UnavailableError(
-                "onnxruntime cannot be imported", code="E10", why=str(problem), fix="pip install onnxruntime"
+                "onnxruntime cannot be imported", code="E10", why=str(problem), fix=OrtRuntime.install
             ) from problem
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -62,6 +62,14 @@ class OrtRuntime:
     """Runs `.onnx` files; see `edgewise.device.base.Runtime`."""
 
     format = "onnx"
+    module = "onnxruntime"
+    install = "pip install onnxruntime"
+    example = """
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+logits = session.run(None, {session.get_inputs()[0].name: image})[0]
+"""
 
     def load(self, path: Path, threads: int = 1) -> Session:
         """Open an ONNX file that holds all its weights (external data is never followed: the file is read as bytes)."""

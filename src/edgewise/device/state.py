@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import time
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 _ARM_CORES = {
     "0xd03": "Cortex-A53",
@@ -31,7 +31,6 @@ def read_state(root: str = "/", pid: str = "self") -> Dict[str, Any]:
     busy, total = _cpu_ticks(stat)
     memory = fields(read(root, "proc/vmstat"), None)
     swap = fields(read(root, "proc", pid, "status"), ":").get("VmSwap", "").split()
-    available = fields(read(root, "proc/meminfo"), ":").get("MemAvailable", "").split()
     load = read(root, "proc/loadavg").split()
     uptime = read(root, "proc/uptime").split()
     swapped = None
@@ -51,7 +50,7 @@ def read_state(root: str = "/", pid: str = "self") -> Dict[str, Any]:
         "pi_bits": _pi_bits(root),
         "throttle_events": _sum(_numbers(_cpus(root, "thermal_throttle/core_throttle_count"))),
         "cooling": _cooling(root),
-        "available_bytes": int(available[0]) * 1024 if available else None,
+        "available_bytes": available_bytes(root),
         "slept_s": float(uptime[0]) - time.monotonic() if uptime else None,
     }
 
@@ -60,7 +59,7 @@ def describe(root: str = "/") -> Dict[str, Any]:
     """Flat facts about the machine, fit for JSON; see `edgewise.measure.machine.describe`."""
     cpuinfo = read(root, "proc/cpuinfo")
     cpu = fields(cpuinfo, ":")
-    flags = set((cpu.get("flags", "") + " " + cpu.get("Features", "")).split())
+    flags = cpu_flags(root)
     logical = sum(line.startswith("processor") for line in cpuinfo.splitlines()) or os.cpu_count() or 1
     frequency = "sys/devices/system/cpu/cpu0/cpufreq"
     ram = fields(read(root, "proc/meminfo"), ":").get("MemTotal", "").split()
@@ -92,6 +91,18 @@ def describe(root: str = "/") -> Dict[str, Any]:
         ram="{:.0f} GB".format(int(ram[0]) * 1024 / 1e9) if ram else None,
         relative_only=_relative_reason(facts, cpu) or False,
     )
+
+
+def cpu_flags(root: str = "/") -> Set[str]:
+    """What the CPU can do, in the kernel's words: avx2, amx_bf16, asimddp ...; empty where it does not say."""
+    cpu = fields(read(root, "proc/cpuinfo"), ":")
+    return set((cpu.get("flags", "") + " " + cpu.get("Features", "")).split())
+
+
+def available_bytes(root: str = "/") -> Optional[int]:
+    """Memory that processes can still be given without swapping; None where the system does not say."""
+    kilobytes = fields(read(root, "proc/meminfo"), ":").get("MemAvailable", "").split()
+    return int(kilobytes[0]) * 1024 if kilobytes else None
 
 
 def fastest_cores(count: int, root: str = "/", allowed: Iterable[int] = ()) -> List[int]:

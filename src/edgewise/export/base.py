@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -9,6 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from edgewise.device import Pixels
     from edgewise.models import Model
+
+OPSET = 13
+"""The lowest opset with per-channel quantization: read by onnxruntime >= 1.7 and TensorRT >= 8, so old boards too."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,14 @@ class ExportSpec:
     calibration: for int8, uint8 (N, height, width, channels) training images that set the ranges.
     workspace: a folder that belongs to this model, where an exporter may keep what its next call can use (the float
         file, the calibrated ranges).
+    opset: of ONNX files; other formats have none.
     """
 
     precision: str
     workspace: Path
     scheme: str = ""
     calibration: Pixels | None = None
+    opset: int = OPSET
 
 
 class Exporter(Protocol):
@@ -39,6 +46,10 @@ class Exporter(Protocol):
     """The precisions it can write, out of fp32, fp16 and int8; fp32 first."""
     schemes: tuple[str, ...]
     """The int8 schemes it knows, in the order they are tried."""
+
+    def missing(self) -> str:
+        """The command that installs what this exporter lacks here, "" when nothing is; imports nothing heavy."""
+        ...
 
     def can_export(self, model: Model) -> list[str]:
         """Reasons why this model cannot be written here; empty when it can."""
@@ -54,3 +65,14 @@ class Exporter(Protocol):
             ExportError: it cannot be written.
         """
         ...
+
+
+def sidecars_of(exporter: Exporter, path: Path) -> list[Path]:
+    """The further files of a model whose main file is `path`."""
+    stem = path.name.removesuffix(exporter.suffix)
+    return [path.with_name(stem + ending) for ending in exporter.sidecars]
+
+
+def missing_modules(names: Sequence[str], install: str) -> str:
+    """`install` when one of these modules cannot be found, else ""; imports none of them."""
+    return "" if all(importlib.util.find_spec(name) for name in names) else install

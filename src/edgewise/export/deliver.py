@@ -3,78 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgewise.bundle import Manifest, readme, write_bundle
-from edgewise.data import Dataset, Split
-from edgewise.device import RUNTIMES, Pixels, Scores
-from edgewise.device.standalone import runner_source
+from edgewise.data import Dataset
+from edgewise.device import RUNTIMES
 from edgewise.errors import EdgewiseError, ExportError
 from edgewise.export import FORMATS
-from edgewise.export.base import ExportSpec
+from edgewise.export.desk import Desk, Exported, Order, bundle_name
 from edgewise.export.verify import parity
 from edgewise.measure import latency
-from edgewise.measure.accuracy import confusion_matrix, macro_f1, quality, quality_of_part
-from edgewise.measure.calibration import calibrate
-from edgewise.models import Model
 from edgewise.progress import Progress
 from edgewise.recipe import ExportOptions
-from edgewise.results import Calibration, Candidate, Failure, Parity, Quality
-from edgewise.train import logits
+from edgewise.results import Candidate, Failure
 
 SCHEME_SECONDS = 0.3
 """Time spent on each int8 scheme when they are compared with each other."""
-
-SCORE_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Order:
-    """A model that is to be delivered, and what its bundles shall be called and say.
-
-    folder: where its bundles go. workspace: scratch space of its own.
-    """
-
-    name: str
-    model: Model
-    precisions: tuple[str, ...]
-    folder: Path
-    workspace: Path
-    lineage: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A bundle with what its own runtime made of it.
-
-    `predictions` are the top-1 decisions on the test split, int64 (N,). `parity.passed` is False for an fp32 file that
-    is not its model, and for an int8 file whose validation drop is larger than allowed. `calibration` is of the file's
-    own logits.
-    """
-
-    name: str
-    bundle: Path
-    manifest: Manifest
-    validation: Quality
-    test: Quality
-    predictions: NDArray[np.int64]
-    parity: Parity
-    calibration: Calibration
-    notes: list[str] = field(default_factory=list)
-    validation_clean: Quality | None = None
-    test_clean: Quality | None = None
-
-    @property
-    def model_file(self) -> Path:
-        """The file that the runtime opens."""
-        return self.bundle / self.manifest.model_file
 
 
 @dataclass
@@ -86,159 +31,95 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
 
 
+def unavailable(format_: str) -> str:
+    """What a format lacks on this machine, with the command that installs it; "" where it can be written and run."""
+    if format_ not in FORMATS or format_ not in RUNTIMES:
+        return f"this edgewise does not write {format_}"
+    runtime = RUNTIMES[format_]
+    if runtime.version() is None:
+        return f"its runtime is not installed: {runtime.install}"
+    missing = FORMATS[format_].missing()
+    return f"its converter is not installed: {missing}" if missing else ""
+
+
 def deliver(
     order: Order, format_: str, dataset: Dataset, options: ExportOptions, *, seed: int, progress: Progress
 ) -> Outcome:
     """Write, check and bundle one model in one format, in every precision asked for.
 
-    What cannot be written is recorded as a failure and the rest goes on. fp32 is always written first, because int8 is
-    judged against it.
+    What cannot be written is recorded as a failure under the name its bundle would have, and the rest goes on. The fp32
+    file is always written first, because int8 is timed against it.
     """
     outcome = Outcome()
-    reasons = FORMATS[format_].can_export(order.model)
+
+    def failed(precision: str, reason: str) -> None:
+        outcome.failures.append(Failure(bundle_name(order.name, format_, precision), "export", reason))
+
+    precisions = list(dict.fromkeys(order.precisions))
+    reason = unavailable(format_)
+    reasons = [reason] if reason else FORMATS[format_].can_export(order.model)
     if reasons:
-        outcome.failures.append(Failure(f"{order.name}-{format_}", "export", "; ".join(reasons)))
+        for precision in precisions:
+            failed(precision, "; ".join(reasons))
         return outcome
+    known = FORMATS[format_].precisions
+    for precision in [one for one in precisions if one not in known]:
+        failed(precision, f"{format_} files are not written in {precision}; it writes {', '.join(known)}")
     try:
-        desk = _Desk(order, format_, dataset, options, seed)
+        place = dataclasses.replace(order, workspace=order.workspace / format_)
+        desk = Desk(place, format_, dataset, options, seed)
         floating = desk.write("fp32", "")
-        if "fp32" in order.precisions:
-            outcome.exported.append(desk.bundle(floating, "fp32", ""))
-        if "int8" in order.precisions:
-            _deliver_int8(desk, floating, outcome, progress)
-    except EdgewiseError as problem:
-        progress.say(str(problem))
-        outcome.failures.append(Failure(f"{order.name}-{format_}", "export", f"{problem.what}: {problem.why}"))
+    except Exception as problem:  # noqa: BLE001 - converters raise what they like, and the other formats go on
+        for precision in [one for one in precisions if one in known]:
+            failed(precision, _reason(problem, progress))
+        return outcome
+    for precision in [one for one in precisions if one in known]:
+        try:
+            _deliver(desk, precision, floating, outcome, progress)
+        except Exception as problem:  # noqa: BLE001 - as above, and the other precisions go on
+            failed(precision, _reason(problem, progress))
     return outcome
 
 
-def calibration_images(split: Split, count: int, seed: int) -> Pixels:
-    """Images that set the int8 ranges: drawn from the training split, evenly over the classes, in a seeded order.
-
-    Classes with too few images give what they have and the others fill up.
-
-    Returns:
-        uint8 (min(count, images), height, width, channels).
-    """
-    order = np.random.default_rng([seed, 1]).permutation(len(split))
-    labels = split.labels[order]
-    place = np.zeros(len(order), dtype=np.int64)  # the how-many-th image of its class each one is
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        place[members] = np.arange(len(members))
-    rows = order[np.argsort(place, kind="stable")[:count]]
-    images: Pixels = np.ascontiguousarray(split.images[np.sort(rows)])
-    return images
+def _reason(problem: Exception, progress: Progress) -> str:
+    if isinstance(problem, EdgewiseError):
+        progress.say(str(problem))
+        return f"{problem.what}: {problem.why}".rstrip(": ") + (f" ({problem.fix})" if problem.exit_code == 4 else "")
+    first = (str(problem) or "no message").strip().splitlines()[0]
+    progress.say(f"unexpected {type(problem).__name__}: {first}")
+    return f"unexpected {type(problem).__name__}: {first}"
 
 
-class _Desk:
-    """Where one model in one format is written and held against its torch answers."""
-
-    def __init__(self, order: Order, format_: str, dataset: Dataset, options: ExportOptions, seed: int) -> None:
-        self.order = order
-        self.format = format_
-        self.options = options
-        self.seed = seed
-        self.classes = dataset.classes
-        self.val, self.test = dataset.val, dataset.test
-        # Parity takes all test images, and training images where these are fewer than asked for.
-        missing = options.parity_images - len(self.test)
-        more = [calibration_images(dataset.train, missing, seed)] if missing > 0 else []
-        self._images = {
-            "val": self.val.images,
-            "parity": np.concatenate([self.test.images, *more]) if more else self.test.images,
-        }
-        self.calibration = calibration_images(dataset.train, options.calibration_images, seed)
-        self._expected: dict[str, Scores] = {}
-
-    def expected(self, part: str) -> Scores:
-        """Torch's logits for "val", or for "parity" (the test images come first), computed once."""
-        if part not in self._expected:
-            self._expected[part] = logits(self.order.model, self._images[part])
-        return self._expected[part]
-
-    def scores(self, path: Path, part: str) -> Scores:
-        """The file's logits in its own runtime."""
-        session = RUNTIMES[self.format].load(path, threads=os.cpu_count() or 1)
-        images = self._images[part]
-        starts = range(0, len(images), SCORE_BATCH)
-        return np.concatenate([session.scores(images[start : start + SCORE_BATCH]) for start in starts])
-
-    def write(self, precision: str, scheme: str) -> Path:
-        """The model file; written once."""
-        path = self.order.workspace / f"{precision}{scheme}{FORMATS[self.format].suffix}"
-        if not path.exists():
-            spec = ExportSpec(precision, self.order.workspace, scheme, self.calibration)
-            FORMATS[self.format].write(self.order.model, spec, path)
-        return path
-
-    def bundle(self, path: Path, precision: str, scheme: str, *, refused: str = "") -> Exported:
-        """Check a written file on validation and test images and wrap it; `refused` says why it may not be chosen."""
-        val, scores = self.scores(path, "val"), self.scores(path, "parity")
-        test = scores[: len(self.test)].argmax(1)
-        calibration = calibrate(val, self.val.labels, scores[: len(self.test)], self.test.labels, seed=self.seed)
-        checked = parity(self.expected("parity"), scores, precision)
-        notes = [refused] if refused else []
-        if not checked.passed:
-            notes.append(f"differs from its torch model: max |delta logits| {checked.max_abs_logit_delta:.2g}")
-        name = f"{self.order.name}-{precision}"
-        manifest = Manifest(
-            name=name,
-            format=self.format,
-            precision=precision,
-            scheme=scheme,
-            model_file=f"model{FORMATS[self.format].suffix}",
-            input=self.order.model.input,
-            labels=list(self.classes),
-            lineage=self.order.lineage,
-            thresholds={"temperature": calibration.temperature},
-        )
-        folder = self.order.folder / name
-        extra = {"README.md": readme(manifest), "runner.py": runner_source()}
-        return Exported(
-            name=name,
-            bundle=folder,
-            manifest=write_bundle(folder, manifest, path, extra),
-            validation=quality(val.argmax(1), self.val.labels, self.classes, seed=self.seed),
-            test=quality(test, self.test.labels, self.classes, seed=self.seed),
-            predictions=test,
-            parity=dataclasses.replace(checked, passed=checked.passed and not refused),
-            calibration=calibration,
-            notes=notes,
-            validation_clean=self._clean(val.argmax(1), self.val),
-            test_clean=self._clean(test, self.test),
-        )
-
-    def _clean(self, predicted: NDArray[np.int64], split: Split) -> Quality | None:
-        return quality_of_part(predicted, split.labels, self.classes, split.clean, seed=self.seed)
-
-    def val_figures(self, scores: Scores) -> tuple[float, float]:
-        """Accuracy and macro F1 on the validation split."""
-        confusion = confusion_matrix(scores.argmax(1), self.val.labels, len(self.classes))
-        return float(np.trace(confusion) / confusion.sum()), float(macro_f1(confusion))
+def _deliver(desk: Desk, precision: str, floating: Path, outcome: Outcome, progress: Progress) -> None:
+    if precision == "int8":
+        _deliver_int8(desk, floating, outcome, progress)
+    else:
+        outcome.exported.append(desk.bundle(desk.write(precision, ""), precision, ""))
 
 
-def _deliver_int8(desk: _Desk, floating: Path, outcome: Outcome, progress: Progress) -> None:
+def _deliver_int8(desk: Desk, floating: Path, outcome: Outcome, progress: Progress) -> None:
     """Write int8 in the scheme asked for, or in every scheme, of which the fastest with an allowed drop is kept.
 
-    The choice is made on validation images and on this CPU's times.
+    The choice is made on validation images and on this CPU's times. A scheme that the format does not know is one of
+    another format: then all of its own are tried.
 
     Raises:
         ExportError: no scheme could be written.
     """
     options = desk.options
-    schemes = FORMATS[desk.format].schemes if options.int8 == "auto" else (options.int8,)
-    _, float_f1 = desk.val_figures(desk.scores(floating, "val"))
+    known = FORMATS[desk.format].schemes
+    schemes = (options.int8,) if options.int8 in known else known
+    _, float_f1 = desk.val_figures(desk.expected("val"))
     tried: list[Candidate] = []
     for scheme in schemes:
         try:
             tried.append(_try_scheme(desk, scheme, float_f1))
-        except EdgewiseError as problem:
-            progress.say(str(problem))
-            name = f"{desk.order.name}-int8 ({scheme})"
-            outcome.failures.append(Failure(name, "export", f"{problem.what}: {problem.why}"))
+        except Exception as problem:  # noqa: BLE001 - converters raise what they like, and the other schemes go on
+            name = f"{bundle_name(desk.order.name, desk.format, 'int8')} ({scheme})"
+            outcome.failures.append(Failure(name, "export", _reason(problem, progress)))
     if not tried:
-        raise ExportError("no int8 scheme could be written", code="X05", where={"model": desk.order.name})
+        why = "; ".join(failure.reason for failure in outcome.failures[-len(schemes) :])
+        raise ExportError("no int8 scheme could be written", code="X05", where={"model": desk.order.name}, why=why)
     tried, noise = _timed(desk, floating, tried)
     passing = [one for one in tried if one.passed]
     if passing:
@@ -251,7 +132,7 @@ def _deliver_int8(desk: _Desk, floating: Path, outcome: Outcome, progress: Progr
     outcome.exported.append(desk.bundle(path, "int8", best.scheme, refused=refused))
 
 
-def _try_scheme(desk: _Desk, scheme: str, float_f1: float) -> Candidate:
+def _try_scheme(desk: Desk, scheme: str, float_f1: float) -> Candidate:
     path = desk.write("int8", scheme)
     scores = desk.scores(path, "val")
     checked = parity(desk.expected("val"), scores, "int8")
@@ -263,11 +144,12 @@ def _try_scheme(desk: _Desk, scheme: str, float_f1: float) -> Candidate:
         macro_f1=f1,
         drop=float_f1 - f1,
         ratio_to_fp32=1.0,
-        file_bytes=path.stat().st_size,
+        file_bytes=desk.bytes_of(path),
         max_abs_logit_delta=checked.max_abs_logit_delta,
         top1_agreement=checked.top1_agreement,
         passed=float_f1 - f1 <= desk.options.int8_max_drop,
         kept=False,
+        format=desk.format,
     )
 
 
@@ -278,7 +160,7 @@ def _best(passing: Sequence[Candidate], noise: float) -> Candidate:
     return max(tied, key=lambda one: (one.macro_f1, -one.file_bytes))
 
 
-def _timed(desk: _Desk, floating: Path, tried: Sequence[Candidate]) -> tuple[list[Candidate], float]:
+def _timed(desk: Desk, floating: Path, tried: Sequence[Candidate]) -> tuple[list[Candidate], float]:
     """Fill in each scheme's time relative to the fp32 file, measured interleaved.
 
     Returns:

@@ -1,4 +1,4 @@
-"""ONNX files: fp32, and static int8 in six schemes.
+"""ONNX files: fp32, fp16 storage, and static int8 in six schemes.
 
 Every file takes uint8 (N, height, width, channels) and gives float32 logits; N is free, normalisation is in the graph,
 all weights are inside. Labels and preprocessing stand in the metadata.
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgewise.errors import ExportError
-from edgewise.export.base import ExportSpec
+from edgewise.export.base import OPSET, ExportSpec, missing_modules
+from edgewise.export.graph import fold_scale, store_halves
 
 if TYPE_CHECKING:
     import onnx
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from edgewise.bundle import InputSpec
     from edgewise.models import Model
 
-OPSET = 13
-"""The lowest opset with per-channel quantization: read by onnxruntime >= 1.7 and TensorRT >= 8, so old boards too."""
+DYNAMO_OPSET = 18
+"""The lowest that the dynamo exporter writes."""
 
 INPUT, OUTPUT = "image", "logits"
 
@@ -62,25 +63,32 @@ class OnnxExporter:
 
     suffix = ".onnx"
     sidecars: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = ("fp32", "int8")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     schemes = tuple(SCHEMES)
+
+    def missing(self) -> str:
+        """onnx writes the file; onnxruntime, which the base install has, quantizes it."""
+        return missing_modules(("onnx", "onnxscript"), 'pip install "edgewise[host]"')
 
     def can_export(self, model: Model) -> list[str]:  # noqa: ARG002
         """Nothing is known to be impossible before it is tried."""
         return []
 
     def write(self, model: Model, spec: ExportSpec, path: Path) -> None:
-        """Write fp32, or int8 from the fp32 file of the same workspace."""
+        """Write fp32, or fp16 and int8 from the fp32 file of the same workspace."""
         import onnx
 
         floating = spec.workspace / "float.onnx"
         if not floating.exists():
             spec.workspace.mkdir(parents=True, exist_ok=True)
-            _write_float(model, floating)
-        if spec.precision == "fp32":
+            write_float(model, floating, spec.opset)
+        if spec.precision != "int8":
             proto = onnx.load(floating)
+            fold_scale(proto)
         else:
             proto = _quantized(floating, spec, SCHEMES[spec.scheme], model)
+        if spec.precision == "fp16":
+            store_halves(proto)
         _shorten(proto)
         _describe(proto, model, spec)
         onnx.checker.check_model(proto)
@@ -88,7 +96,7 @@ class OnnxExporter:
         path.write_bytes(proto.SerializeToString())
 
 
-def _write_float(model: Model, path: Path) -> None:
+def write_float(model: Model, path: Path, opset: int = OPSET) -> None:
     """Trace the model with its normalisation in front.
 
     The TorchScript exporter is taken first: it writes opset 13 directly, which the dynamo exporter (18 and later)
@@ -106,7 +114,7 @@ def _write_float(model: Model, path: Path) -> None:
                 (example,),
                 str(path),
                 dynamo=False,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
@@ -119,6 +127,7 @@ def _write_float(model: Model, path: Path) -> None:
                     (example,),
                     str(path),
                     dynamo=True,
+                    opset_version=max(opset, DYNAMO_OPSET),
                     input_names=[INPUT],
                     output_names=[OUTPUT],
                     dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -149,7 +158,7 @@ def _quantized(floating: Path, spec: ExportSpec, scheme: Scheme, model: Model) -
         quant_pre_process(str(floating), str(prepared), skip_symbolic_shape=True)
     output = spec.workspace / f"{spec.scheme}.onnx"
     activations = QuantType.QUInt8 if scheme.unsigned else QuantType.QInt8
-    with _hushed():
+    with hushed():
         quantize_static(
             str(prepared),
             str(output),
@@ -170,8 +179,8 @@ def _quantized(floating: Path, spec: ExportSpec, scheme: Scheme, model: Model) -
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep onnxruntime's quantizer from logging advice about schemes that are tried on purpose."""
+def hushed() -> Iterator[None]:
+    """Keep quantizers from logging advice about schemes that are tried on purpose."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewise.bundle import model_bytes
 from edgewise.measure import machine
 from edgewise.measure.accuracy import quality
 from edgewise.measure.energy import per_inference
@@ -305,7 +306,7 @@ def _model(one: Candidate) -> dict[str, Any]:
         "bundle": str(one.folder),
         "sha256": manifest.files[manifest.model_file],
         "format": manifest.format,
-        "bytes": (one.folder / manifest.model_file).stat().st_size,
+        "bytes": model_bytes(one.folder, manifest),
         "params": cost.get("params_total"),
         "macs": cost.get("macs"),
         "precision": manifest.precision,

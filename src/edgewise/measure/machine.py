@@ -138,6 +138,16 @@ def other_load(before: State, after: State) -> float | None:
     return max(0.0, (busy1 - busy0) - (own1 - own0)) / total
 
 
+def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """What the CPU can do, in the kernel's words: avx2, amx_bf16, asimddp ...; empty where it does not say."""
+    return frozenset(state.cpu_flags(str(root)))
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that processes can still be given without swapping; None where the system does not say."""
+    return state.available_bytes(str(root))
+
+
 def describe(root: Path = Path("/")) -> dict[str, Any]:
     """Flat facts about the machine, fit for JSON.
 

@@ -1,8 +1,9 @@
 """What a cold start costs: time to a ready session, first inference, peak memory. Each from fresh processes.
 
-The process that is launched is our own runner, never the `runner.py` inside the bundle: measuring a bundle that came
-from elsewhere must not run its code. One launch gives all four figures, since the peak of resident memory is read once
-before the model is touched (the baseline) and once after the last inference.
+The process that is launched is our own runner (for formats that it does not run, `edgewise.device.probe`), never the
+`runner.py` inside the bundle: measuring a bundle that came from elsewhere must not run its code. One launch gives all
+four figures, since the peak of resident memory is read once before the model is touched (the baseline) and once after
+the last inference.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgewise.bundle import MANIFEST, verify_bundle
 from edgewise.device.standalone import runner_source
 from edgewise.errors import UnavailableError, UntrustedError
 from edgewise.results import Memory
@@ -55,9 +57,8 @@ def probe(bundle: Path, launches: int = 3, *, runs: int = 20, threads: int = 1) 
         UntrustedError: the bundle is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="edgewise-probe-") as folder:
-        script = Path(folder) / "runner.py"
-        script.write_text(runner_source(), encoding="utf-8")
-        found = [_launch(script, bundle.resolve(), runs, threads) for _ in range(launches)]
+        program = _program(bundle, Path(folder))
+        found = [_launch(program, bundle.resolve(), runs, threads) for _ in range(launches)]
     loads = [facts["load_ms"] for facts in found]
     return Probe(
         launches=launches,
@@ -71,11 +72,28 @@ def probe(bundle: Path, launches: int = 3, *, runs: int = 20, threads: int = 1) 
     )
 
 
-def _launch(script: Path, bundle: Path, runs: int, threads: int) -> dict[str, Any]:
+def _program(bundle: Path, folder: Path) -> list[str]:
+    """The beginning of the command that probes this bundle.
+
+    Raises:
+        UntrustedError: the bundle is not an onnx one, and its files are not as they were written.
+    """
+    try:
+        format_ = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        format_ = "onnx"  # the runner says what is wrong
+    if format_ == "onnx":
+        script = folder / "runner.py"
+        script.write_text(runner_source(), encoding="utf-8")
+        return [str(script), "probe"]
+    verify_bundle(bundle)
+    return ["-m", "edgewise.device.probe"]
+
+
+def _launch(program: list[str], bundle: Path, runs: int, threads: int) -> dict[str, Any]:
     command: list[str | Path] = [
         sys.executable,
-        script,
-        "probe",
+        *program,
         "--bundle",
         bundle,
         "--runs",

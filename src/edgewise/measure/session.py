@@ -124,10 +124,8 @@ def send(channel: Channel, candidates: Sequence[Candidate]) -> None:
     """Put models, images and pictures into the folder on the device; images that are shared go once."""
     sent: set[str] = set()
     for one in candidates:
-        model = one.folder / one.manifest.model_file
-        extra = [one.folder / name for name in one.manifest.files if Path(name).suffix in _WEIGHTS]
-        for path in dict.fromkeys([model, *extra]):
-            channel.put(f"models/{one.name}/{path.name}", path.read_bytes())
+        for file in (one.manifest.model_file, *one.manifest.sidecars):
+            channel.put(f"models/{one.name}/{file}", (one.folder / file).read_bytes())
         name = _image_file(one)
         if name not in sent:
             stream = io.BytesIO()
@@ -137,10 +135,6 @@ def send(channel: Channel, candidates: Sequence[Candidate]) -> None:
             if picture not in sent:
                 channel.put(picture, path.read_bytes())
         sent |= {name, *_picture_files(one)}
-
-
-_WEIGHTS = {".bin", ".xml", ".param", ".pte", ".tflite", ".onnx", ".data"}
-"""A model of some formats is more than one file."""
 
 
 def needed_bytes(candidates: Sequence[Candidate]) -> int:

@@ -90,7 +90,7 @@ def _candidates(result: RunResult) -> list[dict[str, Any]]:
         shown.append(
             {
                 "variant": one.variant,
-                "scheme": one.scheme,
+                "scheme": one.scheme if one.format == "onnx" else f"{one.format} {one.scheme}",
                 "macro_f1": show_share(one.macro_f1),
                 "accuracy": show_share(one.accuracy),
                 "drop": show_share(one.drop, sign=True),

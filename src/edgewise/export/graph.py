@@ -1,0 +1,93 @@
+"""Rewrites of ONNX graphs that change how a model is stored or run, and not what it answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+CAST_BYTES = 64
+"""About what a Cast node takes in the file: weights that save less stay float32."""
+
+
+def store_halves(proto: onnx.ModelProto) -> None:
+    """Store the weights as float16, each followed by a Cast to float32, which the runtime does once when it loads.
+
+    Arithmetic stays float32: the CPU kernels of onnxruntime have next to no float16, and would cast to and fro for
+    every layer. Weights beyond the range of float16 stay as they are.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = proto.graph
+    casts = []
+    for initializer in graph.initializer:
+        if initializer.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(initializer)
+        if values.nbytes // 2 <= CAST_BYTES or np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        name = initializer.name
+        initializer.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.float", to=TensorProto.FLOAT))
+    for node in reversed(casts):
+        graph.node.insert(0, node)
+
+
+def fold_scale(proto: onnx.ModelProto) -> None:
+    """Take the normalisation into the first convolution, as far as that is exact.
+
+    A convolution of ``scale x + shift`` is one of ``x + shift / scale`` with weights times scale, whatever the padding,
+    because the padded zeros stay zeros. Without padding the shift goes into the bias too. Graphs of another shape are
+    left as they are.
+    """
+    from onnx import numpy_helper
+
+    graph = proto.graph
+    constants = {one.name: one for one in graph.initializer}
+    chain = _normalisation(graph, constants)
+    if chain is None:
+        return
+    scale_node, shift_node, conv = chain
+    scale, shift = (numpy_helper.to_array(constants[node.input[1]]) for node in (scale_node, shift_node))
+    weight = numpy_helper.to_array(constants[conv.input[1]])
+    per_channel = np.broadcast_to(scale.reshape(-1), (weight.shape[1],)).reshape(1, -1, 1, 1)
+    before = numpy_helper.from_array((shift / scale).astype(np.float32), shift_node.input[1])
+    constants[shift_node.input[1]].CopyFrom(before)
+    folded = (weight.astype(np.float64) * per_channel).astype(np.float32)
+    constants[conv.input[1]].CopyFrom(numpy_helper.from_array(folded, conv.input[1]))
+    shift_node.input[0] = scale_node.input[0]
+    graph.node.remove(scale_node)
+    padded = any(value for one in conv.attribute if one.name in {"pads", "auto_pad"} for value in one.ints or [one.s])
+    if not padded and len(conv.input) == 3:
+        moved = (weight * np.broadcast_to(shift.reshape(-1), (weight.shape[1],)).reshape(1, -1, 1, 1)).sum((1, 2, 3))
+        bias = numpy_helper.to_array(constants[conv.input[2]])
+        constants[conv.input[2]].CopyFrom(numpy_helper.from_array((bias + moved).astype(np.float32), conv.input[2]))
+        conv.input[0] = shift_node.input[0]
+        graph.node.remove(shift_node)
+    used = {name for node in graph.node for name in node.input}
+    for unused in [one for one in graph.initializer if one.name not in used]:
+        graph.initializer.remove(unused)
+
+
+def _normalisation(
+    graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]
+) -> tuple[onnx.NodeProto, onnx.NodeProto, onnx.NodeProto] | None:
+    """The Mul, Add and Conv after the cast of the pixels, each read by the next alone and with constant weights."""
+    cast = next((node for node in graph.node if node.op_type == "Cast"), None)
+    if cast is None:
+        return None
+    found, tensor = [], cast.output[0]
+    for wanted in ("Mul", "Add", "Conv"):
+        readers = [node for node in graph.node if tensor in node.input]
+        shared = any(len([node for node in graph.node if name in node.input]) > 1 for name in readers[0].input[1:2])
+        if [node.op_type for node in readers] != [wanted] or readers[0].input[0] != tensor or shared:
+            return None
+        if readers[0].input[1] not in constants:
+            return None
+        found.append(readers[0])
+        tensor = readers[0].output[0]
+    grouped = any(one.name == "group" and one.i != 1 for one in found[2].attribute)
+    return None if grouped else (found[0], found[1], found[2])
