@@ -174,7 +174,7 @@ def test_what_cannot_be_measured_is_told(run: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setitem(module.RUNTIMES, "fake", module.RUNTIMES["onnx"])
     with pytest.raises(ConfigError, match="cannot be measured on a device over ssh") as caught:
         bench([tmp_path / "foreign"], dataclasses.replace(options, target=Target("board")))
-    assert "only onnx" in caught.value.why
+    assert "only onnx and packed" in caught.value.why
     one = run / "bundles/one"
     with pytest.raises(ConfigError, match="a bundle is named twice"):
         bench([one, one], options)

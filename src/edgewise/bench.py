@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgewise import __version__
 from edgewise.bundle import Manifest, verify_bundle
 from edgewise.data.testing import labelled_images
 from edgewise.device import RUNTIMES
+from edgewise.device.jobs import ON_BOARD
 from edgewise.device.preprocess import BadImage, open_image
 from edgewise.errors import ConfigError, UnavailableError, UntrustedError
 from edgewise.measure.board import examine, install, refuse
@@ -26,7 +26,7 @@ from edgewise.measure.protocol import Protocol
 from edgewise.measure.session import Candidate, Setting, TestImages, classify, needed_bytes, send, take
 from edgewise.measure.target import Target
 from edgewise.progress import Progress, Silent
-from edgewise.runs import write_bytes, write_json
+from edgewise.runs import versions, write_bytes, write_json
 
 PICTURE_PIXELS = 16_000_000
 """About how many decoded pixels of full-size pictures the device holds for the e2e clock."""
@@ -134,7 +134,7 @@ def _measure(
             )
         about = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "tool_version": __version__,
+            "tool_version": versions().get("edgewise", "not installed"),
             "command": options.command,
             "session": secrets.token_hex(6),
         }
@@ -201,13 +201,15 @@ def _candidates(bundles: Sequence[Path], options: Options) -> list[Candidate]:
 
 
 def _check_format(bundle: Path, manifest: Manifest, target: Target | None) -> None:
-    if manifest.format not in RUNTIMES or (target is not None and manifest.format != "onnx"):
+    if manifest.format not in RUNTIMES or (target is not None and manifest.format not in ON_BOARD):
         here = target is None
         raise ConfigError(
             f"bundles of format {manifest.format} cannot be measured {'here' if here else 'on a device over ssh'}",
             code="C98",
             where={"bundle": bundle},
-            why="there is no runtime for it" if here else "only onnx runs there without edgewise being installed",
+            why="there is no runtime for it"
+            if here
+            else "only onnx and packed run there without edgewise being installed",
             fix="install edgewise on the device and run `edgewise bench` there, or export the bundle as onnx",
         )
 

@@ -33,6 +33,7 @@ from edgewise.measure.accuracy import difference, quality, quality_of_part
 from edgewise.measure.calibration import calibrate
 from edgewise.models import Model, create_model, default_input, open_model, rebuild, save_model
 from edgewise.models.cost import cost
+from edgewise.models.marks import MARKS, structural
 from edgewise.models.weights import Transfer, load_weights
 from edgewise.plan import parse_call
 from edgewise.progress import Progress, Silent
@@ -487,15 +488,38 @@ def make_variants(job: Job, base: Built, variants: Sequence[Variant]) -> list[Bu
             _failed(job, name, "compress", problem)
         else:
             made.append(_keep(job, Built(name, "variant", variant.plan, model)))
+            _note_storage(job, made[-1])
     return made
 
 
+def _note_storage(job: Job, built: Built) -> None:
+    """Warn where what a plan did for the size of files is not made use of."""
+    options = job.recipe.export
+    marks = {edit["edit"] for edit in built.model.structure} & MARKS
+    notes = []
+    if marks and "packed" not in options.formats:
+        notes.append("the packed format alone stores its weights in fewer bytes; add it to export.formats")
+    if "palettize" in marks and "int8" in options.precisions and "onnx" in options.formats:
+        notes.append("its int8 file gives each weight 8 bits and levels of its own, not those of palettize")
+    for note in notes:
+        job.warnings.append(f"{built.name}: {note}")
+        job.progress.say(f"warning: {job.warnings[-1]}")
+
+
 def make_controls(job: Job, built: Sequence[Built]) -> list[Built]:
-    """The structure of each variant, trained from fresh weights with the labels alone; equal structures share one."""
+    """The structure of each variant, trained from fresh weights with the labels alone; equal structures share one.
+
+    Where a plan changed only the weights of the base (few values, zeros), the base is the control.
+    """
     controls: dict[str, Built] = {}
+
+    def structure_of(one: Built) -> str:
+        return json.dumps([one.model.architecture, structural(one.model.structure)])
+
+    known = {structure_of(one) for one in built if one.role == "base"}
     for variant in built:
-        structure = json.dumps([variant.model.architecture, variant.model.structure])
-        if variant.role == "variant" and structure not in controls:
+        structure = structure_of(variant)
+        if variant.role == "variant" and structure not in known | set(controls):
             name = f"{variant.name}-scratch"
             fresh = rebuild(variant.model, seed=job.recipe.seed)
             trained = _fit(job, name, fresh, job.recipe.train.epochs, job.recipe.train.lr)

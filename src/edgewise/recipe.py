@@ -24,7 +24,7 @@ from edgewise.written import Lines, Written, read_written
 
 M = TypeVar("M", bound=BaseModel)
 
-Format = Literal["onnx", "openvino", "ncnn", "litert", "executorch"]
+Format = Literal["onnx", "packed", "openvino", "ncnn", "litert", "executorch"]
 Precision = Literal["fp32", "fp16", "int8"]
 LOWEST_OPSET = 13
 HIGHEST_OPSET = 20
@@ -324,7 +324,8 @@ class ExportOptions(Strict):
     """What is written for the device."""
 
     formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx",)
-    """Model file formats; what is not installed is told and the others go on."""
+    """Model file formats; what is not installed is told and the others go on. packed is the fp32 onnx file with
+    few-valued weights stored in few bits."""
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "int8")
     """Number formats; each gives a bundle per variant and format."""
     opset: int = LOWEST_OPSET

@@ -14,7 +14,7 @@ from test_runner import vermin
 from tiny import make_bundle
 
 from edgewise.device import jobs, rounds, state
-from edgewise.device.standalone import PACKAGE, board_files, boot_programs
+from edgewise.device.sending import PACKAGE, board_files, boot_programs
 from edgewise.measure.channel import connect
 from edgewise.measure.session import unpack
 

@@ -20,7 +20,7 @@ import pytest
 
 from edgewise.bench import Options, bench
 from edgewise.device.onboard import MARK
-from edgewise.device.standalone import boot_programs
+from edgewise.device.sending import boot_programs
 from edgewise.errors import UnavailableError
 from edgewise.measure import channel as channels
 from edgewise.measure.channel import connect

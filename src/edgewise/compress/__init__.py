@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgewise.compress.base import Context, Technique
+from edgewise.compress.base import Context, Technique, Trait
 from edgewise.compress.distill import DistillOptions, distill
+from edgewise.compress.palettize import PalettizeOptions, palettize
 from edgewise.compress.prune import PruneOptions, prune
+from edgewise.compress.sparsify import SparsifyOptions, sparsify
 from edgewise.errors import ConfigError
 from edgewise.plan import Call, parse_plan, unknown_technique
 from edgewise.recipe import Strict, build
@@ -26,7 +28,28 @@ TECHNIQUES: dict[str, Technique] = {
     "distill": Technique(
         DistillOptions, distill, "train a student under the base model", "Hinton et al. 2015, arXiv:1503.02531"
     ),
+    "palettize": Technique(
+        PalettizeOptions,
+        palettize,
+        "few values for the weights of each layer, fine-tuned: smaller packed files, the same speed",
+        "Han et al. 2016, arXiv:1510.00149",
+        leaves=frozenset({"levels"}),
+        keeps=frozenset({"zeros"}),
+    ),
+    "sparsify": Technique(
+        SparsifyOptions,
+        sparsify,
+        "make the smallest weights zero, step by step: smaller packed files, no faster in any runtime here",
+        "Zhu, Gupta 2017, arXiv:1710.01878",
+        leaves=frozenset({"zeros"}),
+    ),
 }
+
+TRAITS: dict[Trait, str] = {
+    "levels": "few values for the weights of each layer",
+    "zeros": "zeros in place of small weights",
+}
+"""What a technique can leave that another undoes, in words that follow "makes"."""
 
 Step = tuple[str, Technique, Strict]
 
@@ -35,9 +58,21 @@ def check_plan(plan: str) -> tuple[Step, ...]:
     """Read a plan and check every step's name and options, without running anything.
 
     Raises:
-        ConfigError: an unknown technique or option, or a value out of range.
+        ConfigError: an unknown technique or option, a value out of range (C02, C11, C12), or a step that undoes what
+            an earlier one made (C12).
     """
-    return tuple(_check_step(call) for call in parse_plan(plan))
+    steps = tuple(_check_step(call) for call in parse_plan(plan))
+    for place, (later, technique, _) in enumerate(steps):
+        for earlier, before, _ in steps[:place]:
+            for trait in sorted(before.leaves - technique.keeps):
+                raise ConfigError(
+                    f'"{later}" cannot follow "{earlier}"',
+                    code="C12",
+                    where={"plan": plan},
+                    why=f'"{earlier}" makes {TRAITS[trait]}, and "{later}" would undo that',
+                    fix=f'put "{earlier}" behind "{later}"' if later != earlier else f'give "{later}" once',
+                )
+    return steps
 
 
 def apply_plan(model: Model, plan: str, context: Context, on_step: Callable[[str], None] | None = None) -> Model:

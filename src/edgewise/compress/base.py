@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edgewise.recipe import Strict
 
@@ -43,6 +43,10 @@ class Context:
     augmented: bool = False
 
 
+Trait = Literal["levels", "zeros"]
+"""Something about weights that a later step can undo; `edgewise.compress.TRAITS` says what each means."""
+
+
 @dataclass(frozen=True)
 class Technique:
     """One way to make a model smaller: a pure function with typed options.
@@ -52,9 +56,14 @@ class Technique:
     apply: (model, options, context) -> a new model; the given one is not changed.
     summary: one line for `--help` and the docs.
     paper: where it comes from.
+    leaves: what it makes of the weights that must not be undone. keeps: which of these it leaves as they are when
+        another technique made them. A plan in which a step undoes what an earlier one made is refused, so that
+        whatever trains weights freely needs to name neither.
     """
 
     options: type[Strict]
     apply: Callable[[Model, Any, Context], Model]
     summary: str
     paper: str
+    leaves: frozenset[Trait] = frozenset()
+    keeps: frozenset[Trait] = frozenset()

@@ -13,9 +13,12 @@ from edgewise.errors import UnavailableError, UntrustedError
 
 
 class OrtSession:
-    """One ONNX file opened for single-stream use: sequential execution, one inter-op thread."""
+    """One ONNX file opened for single-stream use: sequential execution, one inter-op thread.
 
-    def __init__(self, path: Path, threads: int) -> None:
+    `model` is the ONNX file's bytes where they are not simply those of `path`.
+    """
+
+    def __init__(self, path: Path, threads: int, model: bytes | None = None) -> None:
         try:
             import onnxruntime as ort
         except ImportError as problem:
@@ -29,7 +32,7 @@ class OrtSession:
         options.log_severity_level = 3
         try:
             self._session: Any = ort.InferenceSession(
-                path.read_bytes(), sess_options=options, providers=["CPUExecutionProvider"]
+                path.read_bytes() if model is None else model, sess_options=options, providers=["CPUExecutionProvider"]
             )
         except Exception as problem:  # the runtime's errors share no other base class
             raise UntrustedError(

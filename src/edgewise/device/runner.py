@@ -22,6 +22,7 @@ _FIRST_LINE = time.monotonic()  # before the slow imports: they are part of a co
 import numpy as np  # noqa: E402
 import PIL  # noqa: E402
 
+from edgewise.device.packed import BadPacked, unpack  # noqa: E402
 from edgewise.device.preprocess import BadImage, open_image, prepare, softmax  # noqa: E402
 
 
@@ -68,7 +69,7 @@ def check_files(folder: str, files: Dict[str, str]) -> None:
 
 
 def load_session(path: str, threads: int) -> Any:
-    """Open the ONNX file for single-stream use on the CPU; weights outside the file are never followed."""
+    """Open the ONNX file, packed or not, for single-stream use on the CPU; weights outside of it are never followed."""
     ort = _runtime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -77,6 +78,12 @@ def load_session(path: str, threads: int) -> Any:
     options.log_severity_level = 3
     with open(path, "rb") as stream:
         model = stream.read()
+    if path.endswith(".packed"):
+        try:
+            model = unpack(model)
+        except BadPacked as problem:
+            fix = "copy or export it again; do not run it"
+            raise Refused(6, "U53", "this packed model is damaged", path, str(problem), fix) from None
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # noqa: BLE001 - the runtime's errors share no base class but Exception
@@ -203,9 +210,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _open(folder: str, threads: int) -> Any:
     manifest = read_manifest(folder)
-    if manifest["format"] != "onnx":
+    if manifest["format"] not in ("onnx", "packed"):
         why = "the format is {}".format(manifest["format"])
-        raise Refused(4, "E33", "this runner runs onnx bundles only", folder, why, "use a bundle of format onnx")
+        fix = "use a bundle of format onnx or packed"
+        raise Refused(4, "E33", "this runner runs onnx and packed bundles only", folder, why, fix)
     name = manifest["model_file"]
     check_files(folder, {name: manifest["files"][name]})
     session = load_session(os.path.join(folder, name), threads)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.bundle import model_bytes
+from edgewise.device.jobs import ON_BOARD
 from edgewise.measure import machine
 from edgewise.measure.accuracy import quality
 from edgewise.measure.energy import per_inference
@@ -273,7 +274,7 @@ def _runtime(taken: Taken, one: Candidate, setting: Setting, device: dict[str, A
         "python": device["python"],
         "runtime_package": packages.get("onnxruntime", {}).get("version"),
         "numpy": packages.get("numpy", {}).get("version"),
-        "package_bytes": packages.get("onnxruntime", {}).get("bytes") if one.manifest.format == "onnx" else None,
+        "package_bytes": packages.get("onnxruntime", {}).get("bytes") if one.manifest.format in ON_BOARD else None,
     }
 
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from edgewise.device import onboard
 from edgewise.device.onboard import MARK
-from edgewise.device.standalone import board_files, boot_programs
+from edgewise.device.sending import board_files, boot_programs
 from edgewise.errors import UnavailableError
 from edgewise.measure.target import Target, remote_command, ssh_failure
 

@@ -23,6 +23,7 @@ from edgewise.errors import ConfigError
 from edgewise.models import libraries
 from edgewise.models.base import Model, seeded
 from edgewise.models.libraries import ModelEntry
+from edgewise.models.marks import structural
 from edgewise.plan import Call
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def create_model(
 def rebuild(model: Model, seed: int) -> Model:
     """The same architecture and structural changes with fresh weights: the from-scratch control of a compressed model.
 
+    What was made of the weights themselves (few values, zeros) is not made again.
+
     A layer that was resized draws its weights as the full layer does, scaled by sqrt(old fan-in / new fan-in), so that
     the variance of its outputs is that of the full net; with our own families this is exactly the initialisation a
     net of those widths gets.
@@ -76,9 +79,10 @@ def rebuild(model: Model, seed: int) -> Model:
     from edgewise.models import surgery
 
     fresh = create_model(model.architecture, labels=model.labels, input=model.input, seed=seed)
+    structure = structural(model.structure)
     with seeded(seed):
-        module = surgery.apply(fresh.module, model.structure)
-    return dataclasses.replace(fresh, module=module.eval(), structure=copy.deepcopy(model.structure))
+        module = surgery.apply(fresh.module, structure)
+    return dataclasses.replace(fresh, module=module.eval(), structure=copy.deepcopy(structure))
 
 
 def default_input(architecture: str) -> InputSpec | None:

@@ -251,7 +251,59 @@ def _truncate(module: nn.Module, edit: Edit) -> nn.Module:
     return truncate(module.eval(), after, (numbers[1], numbers[2], numbers[3]), numbers[0])
 
 
-EDITS: dict[str, Callable[[nn.Module, Edit], nn.Module]] = {"resize": _resize, "truncate": _truncate}
+# ---------------------------------------------------------------------------------------------------------------
+# Marks: what was made of the weights, for whoever stores or trains them. They change no structure.
+
+
+def _palettize(module: nn.Module, edit: Edit) -> nn.Module:
+    layers = edit.get("layers")
+    if set(edit) != {"edit", "layers"} or not isinstance(layers, dict):
+        raise _misfit("a palettize holds what is known of layers and nothing else")
+    for name, record in layers.items():
+        rows = _rows_of(module, name)
+        known = isinstance(record, dict) and record.get("bits") in (2, 3, 4, 5, 6, 8, 16)
+        if not known or set(record) - {"bits"} not in (set(), {"scales", "centres"}, {"books"}):
+            raise _misfit(f'"{name}" is palettized with bits, and scales and centres or books')
+        lists = [record[key] for key in ("scales", "centres") if key in record]
+        if not all(_numbers(one) and len(one) == rows for one in lists):
+            raise _misfit(f'"{name}" has a scale and a centre for each of its {rows} rows')
+        books = record.get("books", [[0.0]])
+        if not isinstance(books, list) or not 1 <= len(books) <= rows or not all(_numbers(book) for book in books):
+            raise _misfit(f'the books of "{name}" are lists of numbers, at most one for each row')
+        if len({len(book) for book in books}) > 1 or not 1 <= len(books[0]) <= 256:
+            raise _misfit(f'the books of "{name}" are equally long, with 1 to 256 entries')
+    return module
+
+
+def _sparsify(module: nn.Module, edit: Edit) -> nn.Module:
+    layers = edit.get("layers")
+    if set(edit) != {"edit", "layers"} or not isinstance(layers, list):
+        raise _misfit("a sparsify holds the names of layers and nothing else")
+    for name in layers:
+        _rows_of(module, name)
+    return module
+
+
+def _rows_of(module: nn.Module, name: Any) -> int:
+    """Output channels of a convolution or linear layer."""
+    part = dict(module.named_modules()).get(name) if isinstance(name, str) else None
+    if not isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
+        raise _misfit(f'there is no convolution or linear layer "{name}"')
+    return len(part.weight)
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in values
+    )
+
+
+EDITS: dict[str, Callable[[nn.Module, Edit], nn.Module]] = {
+    "resize": _resize,
+    "truncate": _truncate,
+    "palettize": _palettize,
+    "sparsify": _sparsify,
+}
 """Name of an edit -> what applies it. A new structural change is one function and one line here."""
 
 
