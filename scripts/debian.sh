@@ -1,9 +1,10 @@
 #!/bin/sh
 # Debian packages that the tests use: chromium opens the report and the web page, dataset-fashion-mnist is
-# real data, node and npm run the page's scripts and fetch onnxruntime-web.
+# real data, node and npm run the page's scripts and fetch onnxruntime-web; the OpenSSH client and server are the device
+# that is measured over ssh (a server of the tests' own, on the loopback).
 # Installs what is missing where that is allowed; says what is missing where it is not.
 set -eu
-packages="chromium dataset-fashion-mnist"
+packages="chromium dataset-fashion-mnist openssh-client openssh-server"
 command -v node >/dev/null || packages="$packages nodejs"
 command -v npm >/dev/null || packages="$packages npm"
 missing=""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -151,3 +152,22 @@ assert {"numpy", "PIL"} <= set(sys.modules)
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_onnxruntime_sends_no_usage_data(tmp_path: Path) -> None:
+    """Its official builds leave a session file in the temporary folder when they do."""
+    code = "import os, sys, tempfile{}; import onnxruntime; print(os.listdir(tempfile.gettempdir()))"
+    told = []
+    for first in ("", ", edgewise"):
+        temporary = tmp_path / f"tmp{first}"
+        temporary.mkdir()
+        environment = {key: text for key, text in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(first)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**environment, "TMPDIR": str(temporary)},
+        )
+        told.append(done.stdout.strip())
+    assert told[1] == "[]", f"without edgewise it was {told[0]}"

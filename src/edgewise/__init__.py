@@ -10,6 +10,7 @@ The verbs below are imported when they are first used, so that ``import edgewise
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from edgewise.results import read_result
 
 __version__ = "0.1.0"
+
+# The official builds of onnxruntime send usage data since 1.32; this is read when its library is loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _HOME = {
     "InputSpec": "edgewise.bundle",

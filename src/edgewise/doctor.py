@@ -15,7 +15,9 @@ from typing import Any
 from edgewise import runs
 from edgewise.data.builtin import FASHION_MNIST_DIR
 from edgewise.device import RUNTIMES
-from edgewise.measure import machine
+from edgewise.measure import board, machine
+from edgewise.measure.channel import connect
+from edgewise.measure.target import parse_target
 
 _HOST = (
     "torch",
@@ -58,6 +60,33 @@ def examine() -> dict[str, Any]:
         )
     )
     return {"checks": checks, "machine": machine.describe(), "versions": runs.versions()}
+
+
+def examine_device(url: str, config: Path | None = None, python: str | None = None) -> dict[str, Any]:
+    """Look at a device over ssh; nothing on it is changed.
+
+    Args:
+        url: ``ssh://user@host:port``.
+        config: ssh configuration in place of the user's own.
+        python: the interpreter to look at; default: what a bench would use.
+
+    Returns:
+        As `examine`.
+
+    Raises:
+        ConfigError: C96, not an address.
+        UnavailableError: E90 to E98, it cannot be reached or has no Python.
+    """
+    with connect(parse_target(url, config), python=python) as channel:
+        facts = board.examine(channel)
+    versions = {
+        name: one["version"] for name, one in facts["packages"].items() if isinstance(one, dict) and "version" in one
+    }
+    return {
+        "checks": board.checks(facts),
+        "machine": facts["machine"],
+        "versions": {"python": facts["python"], **versions},
+    }
 
 
 def _check(name: str, ok: bool, detail: str) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from tiny import write_model
 
 from edgewise.bundle import InputSpec
 from edgewise.device.fake import FakeClock, FakeRuntime, FakeSession, Script
+from edgewise.device.rounds import SETTLE_RUNS, WARM_RUNS
 from edgewise.measure import latency, machine
-from edgewise.measure.latency import ROUNDS, SETTLE_RUNS, WARM_RUNS, Subject, clock_of, drift, measure
+from edgewise.measure.latency import ROUNDS, Subject, clock_of, drift, measure
 from edgewise.progress import Advance
 from edgewise.results import Latency
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.measure import machine
 from edgewise.measure.machine import State, describe, other_load, reasons, snapshot
 
 Lay = Callable[[dict[str, str]], Path]
@@ -127,7 +126,7 @@ def test_ci_runners_and_emulated_cpus_are_relative_only(lay: Lay, monkeypatch: p
     root = lay(PI)
     monkeypatch.setenv("CI", "true")
     assert describe(root)["relative_only"] == "CI runner"
-    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     monkeypatch.delenv("CI")
     assert describe(root)["relative_only"] is False
     assert describe(lay({"proc/cpuinfo": X86["proc/cpuinfo"]}))["relative_only"] == "the CPU is emulated"

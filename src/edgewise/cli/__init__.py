@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from edgewise import ranks
+from edgewise.cli.bench import bench
 from edgewise.cli.export import export
 from edgewise.cli.images import data_check, explore_data
 from edgewise.cli.look import compare, doctor, models, profile, show_recipe, verify
@@ -37,7 +38,7 @@ toolchain_app = typer.Typer(
 )
 app.add_typer(toolchain_app, name="toolchain")
 
-for command in (run, train, export, web, explain, models, profile, compare, verify, doctor):
+for command in (run, train, export, web, explain, models, profile, compare, verify, bench, doctor):
     app.command()(command)
 app.command("recipe")(show_recipe)
 data_app.command("check")(data_check)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from edgewise.cli.bench import SshConfig
 from edgewise.cli.options import Json, say_next
 from edgewise.cli.show import show_results
 
@@ -81,11 +82,18 @@ def verify(
         print(f"ok  {fact['bundle']}  {fact['files']} files, {fact['classes']} classes, opens in {runtime}")
 
 
-def doctor(json_: Json = False) -> None:
-    """Say what works on this machine and what to install for the rest."""
-    from edgewise.doctor import examine
+def doctor(
+    on: Annotated[
+        str | None, typer.Option(metavar="ssh://USER@HOST[:PORT]", help="Look at that device instead of this machine.")
+    ] = None,
+    python: Annotated[str | None, typer.Option(help="The python3 to look at on the device.")] = None,
+    ssh_config: SshConfig = None,
+    json_: Json = False,
+) -> None:
+    """Say what works on this machine, or on a device, and what to install for the rest."""
+    from edgewise.doctor import examine, examine_device
 
-    report = examine()
+    report = examine_device(on, ssh_config, python) if on else examine()
     if json_:
         print(json.dumps(report, indent=1, ensure_ascii=False))
         return

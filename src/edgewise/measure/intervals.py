@@ -7,6 +7,8 @@ are pairs of rounds, each round a block of consecutive runs; within an ABBA pair
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,13 @@ P90_RUNS = 44
 
 P99_RUNS = 459
 """Least runs for a p99, by the same rule."""
+
+
+LAUNCHES = 5
+"""Least launches behind an interval that counts what differs between launches."""
+
+_GRID = 1024
+"""Values on each side of a percentile among which its resamples are looked for."""
 
 
 def wilson(successes: int, n: int) -> Estimate:
@@ -119,6 +128,106 @@ def ratio_estimate(
     drawn, errors = drawn[errors > 0], errors[errors > 0]
     low, high = percentile_bounds((drawn.mean(axis=1) - mean) / errors, level)
     return Estimate(math.exp(mean), math.exp(mean - high * error), math.exp(mean - low * error), rounds)
+
+
+def percentile_estimates(
+    blocks: Sequence[NDArray[np.float64]],
+    shares: Sequence[float],
+    random: np.random.Generator,
+    *,
+    resamples: int = RESAMPLES,
+) -> list[Estimate]:
+    """Percentiles of all runs by nearest rank, each with the interval of a circular bootstrap over pairs of blocks.
+
+    As `median_estimate`, for blocks of any length: drawing blocks is drawing their counts of runs up to each of some
+    thousand values, so that sessions of millions of runs are resampled in a moment.
+
+    Args:
+        blocks: each float64 (runs of the block,), in the order they ran; an even number, at least 4.
+        shares: of the percentiles, 0..1.
+        random: source of the resamples.
+        resamples: number of resamples.
+    """
+    count = len(blocks)
+    if count % 2 or count < 4:
+        raise ValueError(f"percentiles need an even number of blocks, at least 4; not {count}")
+    runs = np.sort(np.concatenate(blocks))
+    ranks = np.ceil(np.asarray(shares) * len(runs)).astype(np.int64) - 1
+    near = [np.arange(max(0, rank - _GRID), min(len(runs), rank + _GRID)) for rank in ranks]
+    coarse = np.linspace(0, len(runs) - 1, min(len(runs), 4 * _GRID)).astype(np.int64)
+    grid = np.unique(runs[np.concatenate([coarse, *near])])
+    below = np.stack([np.searchsorted(np.sort(block), grid, side="right") for block in blocks])
+    sizes = np.array([len(block) for block in blocks])
+    first = random.integers(count, size=(resamples, count // 2, 1))
+    drawn = ((first + np.arange(2)) % count).reshape(resamples, -1)
+    places = drawn + count * np.arange(resamples)[:, None]
+    weights = np.bincount(places.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
+    upto, total = weights @ below.astype(np.float64), weights @ sizes
+    tail = _expanded_tail(count // 2)
+    found = []
+    for share, rank in zip(shares, ranks, strict=True):
+        at = np.minimum((upto < np.ceil(share * total)[:, None]).sum(axis=1), len(grid) - 1)
+        low, high = np.percentile(grid[at], [100 * tail, 100 * (1 - tail)])
+        value = float(np.median(runs)) if share == 0.5 else float(runs[rank])
+        found.append(Estimate(value, min(value, float(low)), max(value, float(high)), n=len(runs)))
+    return found
+
+
+def median_of_launches(medians: Sequence[float], n: int) -> Estimate:
+    """The median of the medians of several launches, with an interval of order statistics.
+
+    It holds the median of the distribution that launches come from, whatever that is: two of its order statistics
+    enclose it with a binomial probability. With six launches the smallest and the largest do in 97 of 100 sessions;
+    with five, the least that is taken, in 94.
+
+    Args:
+        medians: of each launch, at least 5.
+        n: runs behind them, for the record.
+    """
+    count = len(medians)
+    if count < LAUNCHES:
+        raise ValueError(f"an interval over launches needs at least {LAUNCHES}; not {count}")
+    ordered = sorted(medians)
+    skip, tail = 0, 2.0**-count
+    while tail + math.comb(count, skip + 1) * 2.0**-count <= 0.025:
+        skip += 1
+        tail += math.comb(count, skip) * 2.0**-count
+    return Estimate(float(np.median(ordered)), ordered[skip], ordered[-1 - skip], n)
+
+
+def ratio_of_launches(
+    blocks: Sequence[NDArray[np.float64]], reference: Sequence[NDArray[np.float64]], *, level: float = 0.95
+) -> Estimate:
+    """The paired ratio over several launches, with Student's interval of the launches' log ratios.
+
+    Launches are the units, because where a process happened to be put in memory shifts all its rounds alike.
+
+    Args:
+        blocks: of each launch the medians of its rounds, float64 (rounds,), above 0; at least 5 launches.
+        reference: of the same launches and rounds.
+        level: of the interval.
+
+    Returns:
+        An estimate whose `n` is the number of launches.
+    """
+    logs = np.array([np.log(one / other).mean() for one, other in zip(blocks, reference, strict=True)])
+    if len(logs) < LAUNCHES:
+        raise ValueError(f"an interval over launches needs at least {LAUNCHES}; not {len(logs)}")
+    half = student(len(logs) - 1, level) * float(_standard_error(logs))
+    mean = float(logs.mean())
+    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
+
+
+def student(degrees: int, level: float = 0.95) -> float:
+    """The two-sided point of Student's t distribution; right to 0.2 % from 4 degrees on (Fisher's expansion)."""
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + math.fsum(term / float(degrees**power) for power, term in enumerate(terms, 1))
 
 
 def _standard_error(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,15 @@ from PIL import Image
 from edgewise.bundle import InputSpec
 from edgewise.device import RUNTIMES, Pixels, Runtime, Session
 from edgewise.device.preprocess import prepare, softmax
+from edgewise.device.rounds import (
+    WARM_RUNS,
+    WARM_WINDOW,
+    Length,
+    Series,
+    run_rounds,
+    time_block,
+    warm_up,
+)
 from edgewise.measure import machine
 from edgewise.measure.intervals import P90_RUNS, P99_RUNS, median_estimate, ratio_estimate
 from edgewise.progress import Advance, Progress, Silent
@@ -31,20 +40,8 @@ from edgewise.results import Clock, Estimate, Latency
 ROUNDS = 32
 """Rounds of a session: 16 ABBA pairs."""
 
-SETTLE_RUNS = 2
-"""Untimed runs at the start of each block, after which the caches hold this model and not the one before."""
-
 IMAGES = 64
 """Distinct images that are cycled; all of them where there are fewer."""
-
-WARM_RUNS = 10
-"""Least runs before anything counts."""
-
-WARM_WINDOW = 20
-"""Warm is when the medians of two windows of so many runs, one after the other, agree."""
-
-WARM_AGREEMENT = 0.02
-"""How near those medians are, as a share of the earlier."""
 
 WARM_CAP_NS = 1_000_000_000
 """Quick protocol: warming up ends after a second even where the windows do not agree yet."""
@@ -63,19 +60,6 @@ class Subject:
     name: str
     path: Path
     format: str
-
-
-@dataclass
-class _Series:
-    """One subject being timed, and its blocks so far; `again` marks the reference's second series of the A/A check."""
-
-    name: str
-    again: bool
-    run_model: Callable[[int], None]
-    run_e2e: Callable[[int], None]
-    block: int = 0
-    model: list[list[int]] = field(default_factory=list)
-    e2e: list[list[int]] = field(default_factory=list)
 
 
 def measure(
@@ -131,10 +115,10 @@ def measure(
         session = runtimes[subject.format].load(subject.path, threads)
         runs = (_model_run(session, batches), _e2e_run(session, shown, spec))
         series += [
-            _Series(subject.name, again, *runs) for again in ([False, True] if subject.name == reference else [False])
+            Series(subject.name, again, *runs) for again in ([False, True] if subject.name == reference else [False])
         ]
     for one in series:
-        one.block = _block_runs(_warm_up(one, clock), seconds, min_runs, max_runs)
+        one.length = Length(_block_runs(_warm_up(one, clock), seconds, min_runs, max_runs))
     before = snapshot()
     with (progress or Silent()).task("time the files", ROUNDS) as advance:
         _run_rounds(series, random, clock, advance)
@@ -162,15 +146,15 @@ def clock_of(blocks: NDArray[np.float64], random: np.random.Generator) -> Clock:
     )
 
 
-def drift(blocks: NDArray[np.float64], name: str) -> list[str]:
+def drift(blocks: Sequence[NDArray[np.float64]] | NDArray[np.float64], name: str) -> list[str]:
     """The reason why a clock is invalid when its first and last quarters differ by more than `DRIFT`, else nothing.
 
     Args:
-        blocks: milliseconds, float64 (blocks in the order they ran, runs of a block), at least 4 blocks.
+        blocks: milliseconds, each float64 (runs of the block,), in the order they ran; at least 4 blocks.
         name: of the clock.
     """
     quarter = len(blocks) // 4
-    start, end = float(np.median(blocks[:quarter])), float(np.median(blocks[-quarter:]))
+    start, end = (float(np.median(np.concatenate(part))) for part in (blocks[:quarter], blocks[-quarter:]))
     return [f"{name} drift {start:.3g} -> {end:.3g} ms"] if abs(end - start) > DRIFT * start else []
 
 
@@ -227,20 +211,11 @@ def _e2e_run(session: Session, pictures: list[Image.Image], spec: InputSpec) -> 
     return run
 
 
-def _warm_up(series: _Series, clock: Callable[[], int]) -> float:
+def _warm_up(series: Series, clock: Callable[[], int]) -> float:
     """Run until warm; the ns that one model run and one e2e run take together."""
-    start, taken = clock(), list[int]()
-    while len(taken) < WARM_RUNS or not (_settled(taken) or clock() - start >= WARM_CAP_NS):
-        taken += _time_block(series.run_model, clock, 0, WARM_RUNS, settle=0)
-    e2e = _time_block(series.run_e2e, clock, 0, WARM_RUNS // 2, settle=SETTLE_RUNS)
+    taken = warm_up(series.run_model, clock, 0, WARM_CAP_NS)
+    e2e = time_block(series.run_e2e or series.run_model, clock, 0, Length(WARM_RUNS // 2))
     return float(np.median(taken[-WARM_WINDOW:]) + np.median(e2e))
-
-
-def _settled(taken: list[int]) -> bool:
-    if len(taken) < 2 * WARM_WINDOW:
-        return False
-    earlier, later = np.median(taken[-2 * WARM_WINDOW : -WARM_WINDOW]), np.median(taken[-WARM_WINDOW:])
-    return bool(abs(later - earlier) <= WARM_AGREEMENT * earlier)
 
 
 def _block_runs(ns_per_run: float, seconds: float, min_runs: int, max_runs: int) -> int:
@@ -249,41 +224,20 @@ def _block_runs(ns_per_run: float, seconds: float, min_runs: int, max_runs: int)
     return max(1, min(max_runs // ROUNDS, max(-(-min_runs // ROUNDS), wanted)))
 
 
-def _run_rounds(
-    series: list[_Series],
-    random: np.random.Generator,
-    clock: Callable[[], int],
-    advance: Advance,
-) -> None:
-    order = list(range(len(series)))
-    for turn in range(ROUNDS):
-        order = order[::-1] if turn % 2 else [int(index) for index in random.permutation(len(series))]
-        for index in order:
-            one = series[index]
-            one.model.append(_time_block(one.run_model, clock, turn * one.block, one.block, settle=SETTLE_RUNS))
-        for index in order:
-            one = series[index]
-            if not one.again:
-                one.e2e.append(_time_block(one.run_e2e, clock, turn * one.block, one.block, settle=SETTLE_RUNS))
-        advance()
+def orders_of(count: int, rounds: int, random: np.random.Generator) -> list[list[int]]:
+    """The order of `count` series in each round: drawn for even rounds, reversed in the odd round after each."""
+    orders: list[list[int]] = []
+    for turn in range(rounds):
+        orders.append(orders[-1][::-1] if turn % 2 else [int(index) for index in random.permutation(count)])
+    return orders
 
 
-def _time_block(
-    run: Callable[[int], None], clock: Callable[[], int], first: int, count: int, *, settle: int
-) -> list[int]:
-    """The ns of `count` consecutive runs on the images from `first` on, after `settle` untimed ones."""
-    for turn in range(settle):
-        run(first + turn)
-    taken = []
-    for turn in range(first, first + count):
-        start = clock()
-        run(turn)
-        taken.append(clock() - start)
-    return taken
+def _run_rounds(series: list[Series], random: np.random.Generator, clock: Callable[[], int], advance: Advance) -> None:
+    run_rounds(series, orders_of(len(series), ROUNDS, random), clock, advance)
 
 
 def _evaluate(
-    series: list[_Series], reference: str | None, threads: int, disturbed: list[str], seed: int
+    series: list[Series], reference: str | None, threads: int, disturbed: list[str], seed: int
 ) -> dict[str, Latency]:
     """Turn the blocks into records."""
     model = {(one.name, one.again): np.asarray(one.model) / 1e6 for one in series}
