@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_trial_of_bf16() -> Iterator[None]:
+    """Trainings of tests compute alike on every CPU and however busy it is; those of the trial itself say otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgewise.train.trainer.has_fast_bf16", lambda: False)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -345,6 +345,8 @@ def test_doctor_knows_this_machine() -> None:
     checks = {check["name"]: check for check in report["checks"]}
     assert checks["torch"]["ok"]
     assert checks["runtime for onnx"]["detail"] == report["versions"]["onnxruntime"]
+    assert all(checks[name]["ok"] and checks[name]["detail"] for name in ("tensorboard", "mlflow", "wandb"))
+    assert "umap" in checks
 
 
 @pytest.mark.slow

@@ -18,6 +18,10 @@ RING = [
     "bundle",
     "recipe",
     "plan",
+    "keys",
+    "written",
+    "architecture",
+    "registered",
     "runs",
     "progress",
     "device",
@@ -104,6 +108,25 @@ def test_a_mistyped_plan_is_told_without_torch(plan: str) -> None:
     exit_code, modules = loaded_by(["run", "--data", "x", "--plan", plan])
     assert exit_code == 2
     assert "torch" not in modules
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "--data", "x", "--epochs", "3", "--seed", "1", "--set", "train.epohcs=3", "--set", "goal.mn=0.5"],
+        ["train", "x", "--set", "train.loss.nam=focal"],
+        ["data", "check", "x", "--set", "data.check.blury=0.2"],
+        ["run", "--data", "x", "--plan", "prune(0.5) > dstill"],
+        ["run", "--data", "x", "--model", "resnet999"],
+        ["train", "x", "--model", "convnet(8, dropuot=0.1)"],
+        ["profile", "convnet(8)", "timm/resnet999"],
+        ["data", "explore", "x", "--model", "truncate(resnet999, layer1)"],
+    ],
+)
+def test_mistyped_keys_techniques_and_models_are_told_without_pydantic_or_torch(argv: list[str]) -> None:
+    exit_code, modules = loaded_by(argv)
+    assert exit_code == 2
+    assert not modules & {*HEAVY, "pydantic"}
 
 
 def test_importing_edgewise_loads_nothing_heavy_and_every_verb_resolves() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,13 @@ _HOST = (
     "plotly",
     "jinja2",
 )
+_OPTIONAL = {
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "mlflow": ("mlflow-skinny", "mlflow"),
+    "wandb": ("wandb", "wandb"),
+    "umap": ("umap-learn", "umap"),
+}
+"""Module -> (package, extra that brings it). They are looked for and not imported, which takes seconds for some."""
 _INSTALL = 'pip install "edgewise[host]"'
 
 
@@ -34,6 +43,7 @@ def examine() -> dict[str, Any]:
         `checks`: list of {name, ok, detail}; `machine`: flat facts; `versions`.
     """
     checks = [_imports(name) for name in _HOST]
+    checks += [_optional(name) for name in _OPTIONAL]
     checks += [_runtime(format_) for format_ in RUNTIMES]
     checks.append(_cuda())
     checks.append(_folder(runs.cache_dir()))
@@ -60,6 +70,16 @@ def _imports(name: str) -> dict[str, Any]:
     ) as problem:  # a broken pair of torch and torchvision raises RuntimeError
         return _check(name, False, f"{problem}; {_INSTALL}")
     return _check(name, True, str(getattr(module, "__version__", "")))
+
+
+def _optional(name: str) -> dict[str, Any]:
+    package, extra = _OPTIONAL[name]
+    if importlib.util.find_spec(name) is None:
+        return _check(name, False, f'optional; pip install "edgewise[{extra}]"')
+    try:
+        return _check(name, True, importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:  # another package brings the module, as mlflow does
+        return _check(name, True, "")
 
 
 def _runtime(format_: str) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     threads: dict[str, int] = field(default_factory=dict)
+    precisions: dict[str, str] = field(default_factory=dict)
     trainings: Counter[str] = field(default_factory=Counter)
 
     @contextlib.contextmanager
@@ -665,7 +666,8 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss |
         model, job.dataset, setup, title=f"train {name}", on_epoch=on_epoch, progress=job.progress, world=job.world
     )
     job.threads[name] = fitted.threads
-    job.run.update(train_threads=job.threads)
+    job.precisions[name] = fitted.amp
+    job.run.update(train_threads=job.threads, train_amp=job.precisions)
     return fitted.model
 
 

@@ -6,10 +6,11 @@ It is read as Python syntax and never evaluated; see docs/decisions/0002.
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgewise.errors import ConfigError
+from edgewise.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,13 @@ def parse_plan(text: str) -> tuple[Call, ...]:
 def format_plan(plan: tuple[Call, ...]) -> str:
     """The text of a plan; parses back to the same plan."""
     return " > ".join(str(call) for call in plan)
+
+
+def unknown_technique(step: Call, known: Iterable[str]) -> ConfigError:
+    """The error (C11) for a step whose name is no technique; the nearest names are offered."""
+    return ConfigError(
+        f'unknown technique "{step.name}"', code="C11", where={"plan": step}, fix=nearest(step.name, known)
+    )
 
 
 def _call(node: ast.expr) -> Call:

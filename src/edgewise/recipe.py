@@ -5,13 +5,9 @@ Every key has a description, a range and a default; the command line, the docs a
 
 from __future__ import annotations
 
-import ast
-import difflib
 import functools
 import inspect
-import itertools
 import json
-import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,28 +17,15 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgewise.errors import ConfigError, nearest
+from edgewise.errors import ConfigError
+from edgewise.keys import at_line, read_source, refused, unknown_key
 from edgewise.plan import Call, format_plan, parse_plan
+from edgewise.written import Lines, Written, read_written
 
 M = TypeVar("M", bound=BaseModel)
 
-MAX_RECIPE_BYTES = 1_000_000
-
-_SEE_EXAMPLE = "`edgewise recipe` prints every key with its meaning"
-
 Precision = Literal["fp32", "int8"]
 Scheme = Literal["auto", "u8s8", "u8s8-rr", "s8s8", "u8s8-qop", "u8s8-rr-qop", "s8s8-qop"]
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with the truth values of YAML 1.2: `off` and `no` are words, as in ``data.duplicates: off``."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
 class Strict(BaseModel):
@@ -297,7 +280,8 @@ class TrainOptions(Strict):
     freeze: Annotated[int, Field(ge=0)] | Literal["none", "backbone"] = "none"
     """What is not trained: the first so many stages, or all but the classifier."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    """Mixed precision; auto uses it on CUDA only (on CPUs it was many times slower)."""
+    """Mixed precision. auto uses it on CUDA, and on a CPU with AMX where bf16 takes a training step much faster (on
+    other CPUs it was many times slower)."""
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy", "worst_recall", "loss"] = "macro_f1"
     """The validation figure whose best epoch is kept."""
     patience: Annotated[int, Field(ge=0)] = 10
@@ -378,7 +362,7 @@ class Recipe(Strict):
     """The images."""
     name: str = "run"
     """Title of the report."""
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
     """Seed of splits, weights, batches, calibration and intervals."""
     model: str = "convnet(32,64,128, dropout=0.2)"
     """The base model: `convnet(...)` or any timm or torchvision classifier; see `edgewise models`."""
@@ -423,61 +407,23 @@ def load_recipe(path: Path | None, changes: Mapping[str, Any] | None = None) -> 
     Raises:
         ConfigError: missing, too large, not YAML, duplicate or unknown keys, values out of range.
     """
-    raw, lines = _parse(path) if path else ({}, {})
-    source = (raw.get("data") or {}).get("source") if isinstance(raw.get("data"), dict) else None
-    if path and isinstance(source, str) and not Path(source).is_absolute() and (path.parent / source).exists():
-        raw["data"]["source"] = str(path.parent / source)
-    weights = raw.get("weights")
-    if path and isinstance(weights, str) and not Path(weights).is_absolute() and (path.parent / weights).exists():
-        raw["weights"] = str(path.parent / weights)
-    raw.setdefault("name", path.stem if path else Path(str((changes or {}).get("data.source", "run"))).stem)
-    for key, value in (changes or {}).items():
-        *parents, last = key.split(".")
-        place = raw
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise ConfigError(
-                    f'"{key}" is not a recipe key', code="C02", where={"in": path or "command line"}, fix=_SEE_EXAMPLE
-                )
-        place[last] = value
-    return build(Recipe, raw, str(path or "command line"), lines)
+    return check_written(read_written(path, changes))
 
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` words, values as YAML; keys are dotted paths into a recipe.
+def check_written(written: Written) -> Recipe:
+    """The recipe of values as they were written.
 
     Raises:
-        ConfigError: a word without "=", or a value that is not YAML.
+        ConfigError: C02, unknown keys, values out of range.
     """
-    values = {}
-    for word in settings:
-        key, sign, text = word.partition("=")
-        if not sign or not key:
-            raise ConfigError("not KEY=VALUE", code="C05", where={"--set": word}, fix="write it like train.lr=0.01")
-        try:
-            values[key] = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as problem:
-            raise ConfigError(
-                "cannot read the value", code="C05", where={"--set": word}, why=str(problem), fix="put it in quotes"
-            ) from problem
-    return values
+    return build(Recipe, written.values, written.origin, written.lines)
 
 
 @functools.cache
 def meanings(model: type[BaseModel]) -> dict[str, str]:
     """The docstring under each field of an option model, in one line."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
-    found: dict[str, str] = {}
-    for field_, below in itertools.pairwise(getattr(body, "body", [])):
-        if (
-            isinstance(field_, ast.AnnAssign)
-            and isinstance(field_.target, ast.Name)
-            and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)
-        ):
-            found[field_.target.id] = " ".join(str(below.value.value).split())
-    return found
+    section = read_source(Path(inspect.getfile(model))).sections[model.__name__]
+    return {name: key.meaning for name, key in section.keys.items() if key.meaning}
 
 
 def example() -> str:
@@ -527,7 +473,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
-def build(model: type[M], raw: Mapping[str, Any], origin: str, lines: Mapping[tuple[str, ...], int] | None = None) -> M:
+def build(model: type[M], raw: Mapping[str, Any], origin: str, lines: Lines | None = None) -> M:
     """Check plain values against an option model.
 
     Args:
@@ -543,50 +489,17 @@ def build(model: type[M], raw: Mapping[str, Any], origin: str, lines: Mapping[tu
         return model.model_validate(raw)
     except pydantic.ValidationError as problem:
         told = [_tell(model, error, lines or {}) for error in problem.errors()]
-    raise ConfigError(
-        "unknown key" if len(told) == 1 and "unknown key" in told[0] else f"{len(told)} setting(s) cannot be used",
-        code="C02",
-        where={"in": origin},
-        why="\n".join(told),
-        fix=f"correct the keys named above; {_SEE_EXAMPLE}",
-    )
+    raise refused(told, origin)
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """The values of a recipe file and the lines of its keys."""
-    text = _read(path)
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        lines = dict(_lines(node)) if node is not None else {}
-        raw = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, _Duplicate, RecursionError, ValueError) as problem:
-        mark = getattr(problem, "problem_mark", None)
-        raise ConfigError(
-            "cannot read the recipe",
-            code="C01",
-            where={"file": f"{path}:{mark.line + 1}" if mark else path},
-            why=str(getattr(problem, "problem", None) or problem),
-            fix=f"correct the YAML; {_SEE_EXAMPLE}",
-        ) from problem
-    if not isinstance(raw, dict):
-        raise ConfigError("a recipe is a YAML mapping", code="C01", where={"file": path}, fix=_SEE_EXAMPLE)
-    return raw, lines
-
-
-def _tell(model: type[BaseModel], error: Any, lines: Mapping[tuple[str, ...], int]) -> str:
-    location = tuple(str(part) for part in error["loc"])
-    while location and location not in lines:
-        location = location[:-1]
-    path = ".".join(str(part) for part in error["loc"]) or "recipe"
-    line = lines.get(location)
-    prefix = f"line {line}: " if line else ""
+def _tell(model: type[BaseModel], error: Any, lines: Lines) -> str:
+    path = tuple(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        *parents, key = (str(part) for part in error["loc"])
-        return f'{prefix}unknown key "{path}"; {nearest(key, _keys(model, parents))}'.rstrip("; ")
+        return unknown_key(path, _keys(model, list(path[:-1])), lines)
+    told = f"{at_line(path, lines)}{'.'.join(path) or 'recipe'}"
     if error["type"] == "missing":
-        return f"{prefix}{path} is missing"
-    shown = str(error["input"])
-    return f"{prefix}{path} = {shown[:60]}: {error['msg'].removeprefix('Value error, ')}"
+        return f"{told} is missing"
+    return f"{told} = {str(error['input'])[:60]}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _keys(model: type[BaseModel], parents: list[str]) -> list[str]:
@@ -605,66 +518,3 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in getattr(annotation, "__args__", ()):
         yield from _models(inner)
-
-
-class _Duplicate(ValueError):
-    pass
-
-
-def _lines(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Line numbers of all keys; refuses duplicate keys."""
-    if path:
-        yield path, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            name = str(key.value)
-            line = key.start_mark.line + 1
-            if name in seen:
-                raise _Duplicate(f'the key "{name}" stands twice, in lines {seen[name]} and {line}')
-            seen[name] = line
-            yield (*path, name), line
-            for below, below_line in _lines(value, (*path, name)):
-                if below != (*path, name):
-                    yield below, below_line
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _lines(value, (*path, str(index)))
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise ConfigError(
-                "the recipe is too large", code="C01", where={"file": path}, why=f"more than {MAX_RECIPE_BYTES} bytes"
-            )
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as problem:
-        near = difflib.get_close_matches(path.name, _names(path.parent), n=1)
-        raise ConfigError(
-            "cannot open the recipe",
-            code="C01",
-            where={"file": path},
-            why=problem.strerror or str(problem),
-            fix=f"did you mean {path.parent / near[0]}?" if near else "give the path of a .yaml file",
-        ) from problem
-    except UnicodeDecodeError as problem:
-        raise ConfigError(
-            "the recipe is not UTF-8", code="C01", where={"file": path}, why=str(problem), fix="save it as UTF-8"
-        ) from problem
-    if "*" in text and any(isinstance(token, yaml.AliasToken) for token in _tokens(text)):
-        raise ConfigError(
-            "YAML aliases are not used in recipes", code="C01", where={"file": path}, fix="write the value out"
-        )
-    return text
-
-
-def _tokens(text: str) -> list[Any]:
-    try:
-        return list(yaml.scan(text, Loader=yaml.SafeLoader))
-    except yaml.YAMLError:
-        return []
-
-
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []

@@ -22,7 +22,7 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
 from edgewise.bundle import InputSpec
-from edgewise.data.explore import Exploration, explore
+from edgewise.data.explore import BYTES_PER_VALUE, Exploration, explore, require_memory
 from edgewise.data.separability import Space, cluster, doubts, neighbours, principal, separability, votes
 from edgewise.errors import ConfigError, UntrustedError
 from edgewise.models import create_model, save_model
@@ -283,3 +283,25 @@ def test_a_model_that_diverged_is_refused(shapes: Callable[..., Path], tmp_path:
     save_model(model, tmp_path / "broken")
     with pytest.raises(UntrustedError, match="not finite"):
         explore(DataOptions(source=str(shapes(per_class=4))), model=str(tmp_path / "broken"))
+
+
+def test_what_memory_cannot_hold_is_refused_before_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgewise.data.explore.available_bytes", lambda: 100 * 64 * BYTES_PER_VALUE)
+    require_memory(100, 64)
+    with pytest.raises(ConfigError, match="memory that is free") as caught:
+        require_memory(101, 64)
+    assert caught.value.code == "C48"
+    with pytest.raises(ConfigError, match="memory that is free"):
+        explore(DataOptions(source="digits", size=16, limit_train=200))
+    monkeypatch.setattr("edgewise.data.explore.available_bytes", lambda: None)
+    require_memory(10**12, 64)
+
+
+def test_a_trained_model_keeps_its_size(tmp_path: Path) -> None:
+    spec = InputSpec(16, 16, 1, mean=(0.5,), std=(0.5,))
+    save_model(create_model("convnet(4)", labels=("a", "b"), input=spec), tmp_path / "model")
+    options = DataOptions(source="digits", limit_train=40, limit_val=20, limit_test=20)
+    with pytest.raises(ConfigError, match="16 x 16, not of 24") as caught:
+        explore(options.model_copy(update={"size": 24}), model=str(tmp_path / "model"))
+    assert caught.value.code == "C47"
+    assert "16 x 16" in explore(options.model_copy(update={"size": 16}), model=str(tmp_path / "model")).features

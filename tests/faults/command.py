@@ -12,7 +12,18 @@ from typing import Any
 
 from safetensors import safe_open
 
-SMALL = ("--model", "convnet(8,16,dropout=0.2)", "--size", "16", "--batch-size", "16", "--set", "train.threads=1")
+SMALL = (
+    "--model",
+    "convnet(8,16,dropout=0.2)",
+    "--size",
+    "16",
+    "--batch-size",
+    "16",
+    "--set",
+    "train.threads=1",
+    "--set",
+    "train.amp=off",
+)
 """A training of well under a second per epoch on a handful of pictures."""
 
 

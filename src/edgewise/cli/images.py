@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgewise.cli.early import check_models
 from edgewise.cli.options import (
     Download,
     Json,
@@ -93,6 +94,7 @@ def explore_data(
 ) -> None:
     """Show whether classes can be told apart and which labels look wrong."""
     flags = {"data.source": source, "data.size": size, "seed": seed, "data.download": download or None}
+    check_models([model] if model else [])
     chosen = read_recipe(None, flags, settings)
 
     from edgewise.data.explore import explore

@@ -37,6 +37,10 @@ def profile(
     json_: Json = False,
 ) -> None:
     """Count parameters, multiply-adds and bytes of models."""
+    from edgewise.cli.early import check_models
+
+    check_models(names)
+
     from edgewise.models import profile as count
 
     rows = [count(name, classes=classes, size=size, channels=channels) for name in names]

@@ -50,14 +50,23 @@ Seed = Annotated[int | None, typer.Option(help="Seed of everything that draws.")
 
 def read_recipe(path: Path | None, flags: dict[str, Any], settings: list[str] | None) -> Recipe:
     """The recipe file, if any, with flags and --set laid over it."""
-    from edgewise.recipe import load_recipe, parse_settings
+    from edgewise.architecture import check_architecture
+    from edgewise.cli.early import check_early
+    from edgewise.written import parse_settings, read_written
 
     given = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings or [])
     if path is None and "data.source" not in given:
         raise ConfigError(
             "no data", code="C04", fix="give a recipe file, or --data FOLDER (or --data digits for a trial)"
         )
-    return load_recipe(path, given)
+    written = read_written(path, given)
+    check_early(written)
+
+    from edgewise.recipe import check_written
+
+    recipe = check_written(written)
+    check_architecture(recipe.model)
+    return recipe
 
 
 def opening_of(force: bool, resume: Path | None, accept_changes: bool) -> Opening:

@@ -168,7 +168,8 @@ def train(
         return
     if "folds" in summary:
         show_folds(summary)
-        say_next(json_, f"models: {folder / 'model'}", f"next:  edgewise run --data {chosen.data.source}")
+        figures = f"figures of each fold: {folder / 'training.json'}"
+        say_next(json_, f"models: {folder / 'model'}", figures, f"next:  edgewise run --data {chosen.data.source}")
         return
     show_figures(summary)
     page = folder / "explain" / "base" / "explain.html"

@@ -14,8 +14,8 @@ from edgewise.compress.distill import DistillOptions, distill
 from edgewise.compress.palettize import PalettizeOptions, palettize
 from edgewise.compress.prune import PruneOptions, prune
 from edgewise.compress.sparsify import SparsifyOptions, sparsify
-from edgewise.errors import ConfigError, nearest
-from edgewise.plan import Call, parse_plan
+from edgewise.errors import ConfigError
+from edgewise.plan import Call, parse_plan, unknown_technique
 from edgewise.recipe import Strict, build
 
 if TYPE_CHECKING:
@@ -91,12 +91,7 @@ def apply_plan(model: Model, plan: str, context: Context, on_step: Callable[[str
 def _check_step(call: Call) -> Step:
     technique = TECHNIQUES.get(call.name)
     if technique is None:
-        raise ConfigError(
-            f'unknown technique "{call.name}"',
-            code="C11",
-            where={"plan": call},
-            fix=nearest(call.name, TECHNIQUES),
-        )
+        raise unknown_technique(call, TECHNIQUES)
     values = dict(call.kwargs)
     if len(call.args) > 1:
         raise ConfigError(

@@ -32,6 +32,7 @@ from edgewise.data.separability import (
     votes,
 )
 from edgewise.errors import ConfigError, UntrustedError
+from edgewise.measure.machine import available_bytes
 from edgewise.progress import Progress, Silent
 from edgewise.recipe import DataOptions
 from edgewise.report.explore import write_page
@@ -44,6 +45,9 @@ DRAWN = 4000
 PICTURED = 60
 """Doubts that the page shows as pictures."""
 THUMBNAIL = 96
+BYTES_PER_VALUE = 28
+"""Peak memory of an exploration for each feature of each image: they are kept as float32, twice while they are joined,
+and the components are computed on float64 copies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +191,7 @@ def explore(
         progress: where to show how far it is.
 
     Raises:
-        ConfigError: `weights` without `model` (C63), or as `load_data` and `open_extractor`.
+        ConfigError: `weights` without `model` (C63), too little memory (C48), or as `load_data` and `open_extractor`.
         DataError: the images cannot be used.
     """
     if weights and not model:
@@ -237,6 +241,7 @@ def _features(
         from edgewise.models.features import pixels
 
         images = [split.images for split in (dataset.train, dataset.val, dataset.test)]
+        require_memory(sum(map(len, images)), side * side * depth)
         return dataset, np.concatenate([pixels(part) for part in images]), f"pixels, {side} x {side}"
     from edgewise.models.features import features, open_extractor
 
@@ -247,6 +252,7 @@ def _features(
     with progress.task("features", sum(map(len, splits))) as advance:
         parts = [features(net, split.images, advance) for split in splits if len(split)]
     found = np.concatenate(parts)
+    require_memory(*found.shape)
     if not np.isfinite(found).all():
         raise UntrustedError(
             "the features of this model are not finite numbers",
@@ -257,6 +263,27 @@ def _features(
         )
     start = f"weights {weights}" if weights else "trained" if Path(model).expanduser().is_dir() else "untrained"
     return dataset, found, f"{found.shape[1]} features of {net.architecture}, {start}, {spec.height} x {spec.width}"
+
+
+def require_memory(images: int, values: int) -> None:
+    """Refuse what would be killed for want of memory.
+
+    Args:
+        images: how many.
+        values: features of each.
+
+    Raises:
+        ConfigError: C48, the features and the working copies of their analysis are larger than the memory that is free.
+    """
+    needed, free = images * values * BYTES_PER_VALUE, available_bytes()
+    if free is not None and needed > free:
+        raise ConfigError(
+            "these images are too many to be compared in the memory that is free",
+            code="C48",
+            where={"images": f"{images:,}, {values:,} values each"},
+            why=f"that takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            fix="use a smaller --size, fewer images (--set data.limit_train=N), or the features of a --model",
+        )
 
 
 def _umap(space: Space, seed: int) -> tuple[NDArray[np.float64] | None, str]:

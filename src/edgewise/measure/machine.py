@@ -131,6 +131,18 @@ def other_load(before: State, after: State) -> float | None:
     return max(0.0, (busy1 - busy0) - (own1 - own0)) / total
 
 
+def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """What the CPU can do, in the kernel's words: avx2, amx_bf16, asimddp ...; empty where it does not say."""
+    cpu = _fields(_read(root / "proc/cpuinfo"), ":")
+    return frozenset(f"{cpu.get('flags', '')} {cpu.get('Features', '')}".split())
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that processes can still be given without swapping; None where the system does not say."""
+    kilobytes = _fields(_read(root / "proc/meminfo"), ":").get("MemAvailable", "").split()
+    return int(kilobytes[0]) * 1024 if kilobytes else None
+
+
 def describe(root: Path = Path("/")) -> dict[str, Any]:
     """Flat facts about the machine, fit for JSON.
 
@@ -139,7 +151,7 @@ def describe(root: Path = Path("/")) -> dict[str, Any]:
     """
     cpuinfo = _read(root / "proc/cpuinfo")
     cpu = _fields(cpuinfo, ":")
-    flags = set(f"{cpu.get('flags', '')} {cpu.get('Features', '')}".split())
+    flags = cpu_flags(root)
     logical = sum(line.startswith("processor") for line in cpuinfo.splitlines()) or os.cpu_count() or 1
     frequency = root / "sys/devices/system/cpu/cpu0/cpufreq"
     ram = _fields(_read(root / "proc/meminfo"), ":").get("MemTotal", "").split()

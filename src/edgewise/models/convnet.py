@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
+from edgewise.architecture import check_arguments
 from edgewise.bundle import InputSpec
-from edgewise.errors import ConfigError, nearest
+from edgewise.errors import ConfigError
 from edgewise.plan import Call
-
-MAX_BLOCKS = 16
-MAX_WIDTH = 4096
 
 
 def convnet(*widths: int, dropout: float = 0.0, input: InputSpec, classes: int) -> nn.Sequential:
@@ -79,19 +76,8 @@ def flatnet(*widths: int, hidden: int = 128, dropout: float = 0.0, input: InputS
     return nn.Sequential(blocks)
 
 
-def _is_width(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_WIDTH
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
-
-
-FAMILIES: dict[str, tuple[Callable[..., nn.Sequential], dict[str, Callable[[Any], bool]]]] = {
-    "convnet": (convnet, {"dropout": _is_share}),
-    "flatnet": (flatnet, {"dropout": _is_share, "hidden": _is_width}),
-}
-"""Name in a recipe -> what builds it, and the named arguments it takes with their checks."""
+FAMILIES: dict[str, Callable[..., nn.Sequential]] = {"convnet": convnet, "flatnet": flatnet}
+"""Name in a recipe -> what builds it; `edgewise.architecture.OWN` has their arguments."""
 
 
 def build(call: Call, input: InputSpec, classes: int) -> nn.Sequential:
@@ -100,22 +86,5 @@ def build(call: Call, input: InputSpec, classes: int) -> nn.Sequential:
     Raises:
         ConfigError: widths or named arguments that make no sense (C41), or an input that does not fit (C43).
     """
-    make, allowed = FAMILIES[call.name]
-    if not 1 <= len(call.args) <= MAX_BLOCKS or not all(_is_width(width) for width in call.args):
-        raise _wrong(call, f"1 to {MAX_BLOCKS} widths, each a whole number from 1 to {MAX_WIDTH}")
-    for key, value in call.kwargs.items():
-        if key not in allowed:
-            raise _wrong(call, f'unknown argument "{key}"; {nearest(key, allowed)}')
-        if not allowed[key](value):
-            raise _wrong(call, f"{key} = {value!r} is out of range")
-    return make(*call.args, **call.kwargs, input=input, classes=classes)
-
-
-def _wrong(call: Call, why: str) -> ConfigError:
-    return ConfigError(
-        f"these arguments do not describe a {call.name}",
-        code="C41",
-        where={"model": call},
-        why=why,
-        fix="write it like convnet(32,64,128, dropout=0.2) or flatnet(16,32,48, hidden=128, dropout=0.3)",
-    )
+    check_arguments(call)
+    return FAMILIES[call.name](*call.args, **call.kwargs, input=input, classes=classes)

@@ -14,17 +14,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 import fnmatch
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgewise.architecture import OWN, format_architecture, parse_architecture, truncation
 from edgewise.bundle import InputSpec
 from edgewise.errors import ConfigError
 from edgewise.models import libraries
 from edgewise.models.base import Model, seeded
 from edgewise.models.libraries import ModelEntry
 from edgewise.models.marks import structural
-from edgewise.plan import Call, parse_call
+from edgewise.plan import Call
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,11 +60,11 @@ def create_model(
             where={"model": architecture},
             fix="give a folder for every class",
         )
-    call = _parse(architecture)
+    call = parse_architecture(architecture)
     with seeded(seed):
         module = _build(call, input, len(labels), pretrained).eval()
     _check_forward(module, call, input, len(labels))
-    return Model(module, _written(call), input, tuple(labels))
+    return Model(module, format_architecture(call), input, tuple(labels))
 
 
 def rebuild(model: Model, seed: int) -> Model:
@@ -91,10 +91,10 @@ def default_input(architecture: str) -> InputSpec | None:
     Raises:
         ConfigError: unknown name (C40).
     """
-    call = _parse(architecture)
+    call = parse_architecture(architecture)
     if call.name == "truncate":
-        return default_input(_truncation(call)[0])
-    if _is_own(call.name):
+        return default_input(truncation(call)[0])
+    if call.name in OWN:
         return None
     return libraries.made_for(*libraries.find(call.name))
 
@@ -135,52 +135,28 @@ def profile(architecture: str, *, classes: int, size: int, channels: int = 3) ->
     }
 
 
-def _parse(architecture: str) -> Call:
-    """The library prefix is read as `timm.NAME`, because a slash between names is a division to the parser."""
-    return parse_call(re.sub(r"\b(timm|torchvision)/", r"\1.", architecture))
-
-
-def _written(call: Call) -> str:
-    return re.sub(r"\b(timm|torchvision)\.", r"\1/", str(call))
-
-
-def _is_own(name: str) -> bool:
-    return any(entry.name.startswith(f"{name}(") for entry in OWN_EXAMPLES)
-
-
 def _build(call: Call, input: InputSpec, classes: int, pretrained: bool) -> nn.Module:
     if call.name == "truncate":
         from edgewise.models import surgery
 
-        inner, after = _truncation(call)
-        whole = _build(_parse(inner), input, classes, pretrained).eval()
+        inner, after = truncation(call)
+        whole = _build(parse_architecture(inner), input, classes, pretrained).eval()
         return surgery.truncate(whole, after, (input.channels, input.height, input.width), classes)
-    if _is_own(call.name):
+    if call.name in OWN:
         from edgewise.models.convnet import build
 
         if pretrained:
             raise ConfigError(
                 "there are no pretrained weights for this family",
                 code="C42",
-                where={"model": _written(call)},
+                where={"model": format_architecture(call)},
                 fix="train it from scratch, or take a timm or torchvision model; see `edgewise models`",
             )
         return build(call, input, classes)
     library, name = libraries.find(call.name)
     if call.args or call.kwargs:
-        raise ConfigError("library models take no arguments", code="C41", where={"model": _written(call)})
+        raise ConfigError("library models take no arguments", code="C41", where={"model": format_architecture(call)})
     return libraries.build(library, name, input, classes, pretrained)
-
-
-def _truncation(call: Call) -> tuple[str, str]:
-    if len(call.args) != 2 or call.kwargs or not all(isinstance(value, str) for value in call.args):
-        raise ConfigError(
-            "truncate takes a model and the name of its last part to keep",
-            code="C41",
-            where={"model": _written(call)},
-            fix='write it like truncate(shufflenet_v2_x0_5, stage3) or truncate(mobilenetv3_small_050, "blocks.3")',
-        )
-    return call.args[0], call.args[1]
 
 
 def _check_forward(module: nn.Module, call: Call, input: InputSpec, classes: int) -> None:
@@ -190,11 +166,11 @@ def _check_forward(module: nn.Module, call: Call, input: InputSpec, classes: int
     try:
         shape = dry_run(module, input)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as problem:
-        made_for = default_input(_written(call))
+        made_for = default_input(format_architecture(call))
         raise ConfigError(
             f"this model cannot take {input.height} x {input.width} images of {input.channels} channel(s)",
             code="C43",
-            where={"model": _written(call)},
+            where={"model": format_architecture(call)},
             why=(str(problem).splitlines() or [type(problem).__name__])[0],
             fix=f"set data.size to {made_for.height}" if made_for else "choose another data.size",
         ) from problem
@@ -202,7 +178,7 @@ def _check_forward(module: nn.Module, call: Call, input: InputSpec, classes: int
         raise ConfigError(
             f"this model returns {shape} for one image instead of {(1, classes)}",
             code="C43",
-            where={"model": _written(call)},
+            where={"model": format_architecture(call)},
             why="it is not a classifier with one logit per class",
             fix="choose another model; see `edgewise models`",
         )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewise.bundle import CENTER, InputSpec
+from edgewise.errors import ConfigError
 from edgewise.models.base import Model
 from edgewise.models.create import create_model, default_input
 from edgewise.models.parts import head_modules
@@ -72,12 +73,12 @@ def open_extractor(name: str, *, weights: str | None, size: int | None, channels
     Args:
         name: what `create_model` takes, a model folder, or a run folder, whose base model is taken.
         weights: copied into it, see `edgewise.models.weights.load_weights`.
-        size: side of the image in pixels; default: what the model was made for, else 128.
+        size: side of the image in pixels; default: what the model was made for, else 128. A trained model has its own.
         channels: 1 or 3; default: what it was made for, else 3.
         seed: of the weights of a model by name.
 
     Raises:
-        ConfigError: as `create_model` and `load_weights`.
+        ConfigError: another size than the trained model's (C47), or as `create_model` and `load_weights`.
         UntrustedError: as `open_model` and `load_weights`.
     """
     from edgewise.models.foreign import model_folder
@@ -87,6 +88,14 @@ def open_extractor(name: str, *, weights: str | None, size: int | None, channels
     folder = Path(name).expanduser()
     if folder.is_dir():
         model = open_model(model_folder(folder))
+        if size and size != model.input.height:
+            raise ConfigError(
+                f"this model sees images of {model.input.height} x {model.input.width}, not of {size}",
+                code="C47",
+                where={"model": name},
+                why="it was trained at that size",
+                fix="leave --size out, or name an architecture instead of a trained model",
+            )
     else:
         native = default_input(name)
         spec = native or InputSpec(DEFAULT_SIZE, DEFAULT_SIZE)

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgewise.architecture import split_library, unknown_model
 from edgewise.bundle import InputSpec
-from edgewise.errors import ConfigError, UnavailableError, nearest
+from edgewise.errors import ConfigError, UnavailableError
 from edgewise.models import route
 
 if TYPE_CHECKING:
@@ -44,22 +45,13 @@ def find(name: str) -> tuple[Library, str]:
     Raises:
         ConfigError: neither has it (C40); the nearest names are offered.
     """
-    prefix, _, rest = name.partition(".")
-    forced = prefix if prefix in ("timm", "torchvision") else ""
-    bare = rest if forced else name
-    arch, _, tag = bare.partition(".")
+    forced, bare, arch = split_library(name)
+    tag = bare.partition(".")[2]
     if forced != "torchvision" and arch in _timm_names() and (not tag or _timm_config(bare) is not None):
         return "timm", bare
     if forced != "timm" and bare in _torchvision_names():
         return "torchvision", bare
-    known = [*(_timm_names() if forced != "torchvision" else ()), *(_torchvision_names() if forced != "timm" else ())]
-    raise ConfigError(
-        f'unknown model "{bare}"',
-        code="C40",
-        where={"model": f"{forced}/{bare}" if forced else bare},
-        why=nearest(arch, known if forced else [*known, "convnet", "flatnet", "truncate"]),
-        fix="`edgewise models PATTERN` lists names",
-    )
+    raise unknown_model(name, _timm_names(), _torchvision_names())
 
 
 def build(library: Library, name: str, input: InputSpec, classes: int, pretrained: bool) -> nn.Module:

@@ -33,6 +33,8 @@ class State:
     amp: str
     chunk: int
     """Images computed at once; below the batch size after memory ran out."""
+    fused: bool = False
+    """Whether norm, activation and pooling run as one operation; stays what it was when `amp` is switched off."""
     epoch: int = 1
     step: int = 0
     seen: int = 0

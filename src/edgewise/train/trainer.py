@@ -28,7 +28,7 @@ from edgewise.train.fused import fuse_for_training
 from edgewise.train.losses import Batch, Loss, make_loss
 from edgewise.train.optim import MovingAverage, make_optimizer, make_schedule
 from edgewise.train.state import State, fingerprint, images_hash, load_optimizer, optimizer_tensors
-from edgewise.train.threads import faster_threads
+from edgewise.train.threads import choose_mode, has_fast_bf16
 from edgewise.train.world import World, explained
 
 AUTO_BATCH = 64
@@ -39,13 +39,15 @@ class Fitted:
     """A trained model with the weights of its best epoch.
 
     `history` has one record per epoch: epoch, lr, train_loss, val_loss, val_accuracy, val_macro_f1,
-    val_balanced_accuracy, val_worst_recall, seconds, and the running parts of the loss where it has any.
+    val_balanced_accuracy, val_worst_recall, seconds, and the running parts of the loss where it has any. `threads` and
+    `amp` (off, bf16, fp16) are what was chosen to compute with.
     """
 
     model: Model
     best_epoch: int
     best_macro_f1: float
     threads: int
+    amp: str
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -88,9 +90,6 @@ class Trainer:
         self.model, self.dataset, self.device = model, dataset, device
         self.epochs = self.options.epochs if setup.epochs is None else setup.epochs
         self.module = copy.deepcopy(model.module).to(device).to(memory_format=torch.channels_last)
-        amp = _amp(self.options.amp, device)
-        if device.type == "cpu" and amp == "off":
-            fuse_for_training(self.module)
         if self.options.freeze != "none":
             freeze(self.module, self.options.freeze)
         self.pixels = Pixels(model.input, device)
@@ -104,8 +103,8 @@ class Trainer:
         self.optimizer = make_optimizer(self.module, self.options, peak, head)
         self.schedule = make_schedule(self.options, self.epochs, self.feed.steps)
         self.ema = MovingAverage(self.module, self.options.ema) if self.options.ema else None
-        self.training = world.wrap(self.module)
-        self.state = State(threads=0, amp=amp, chunk=size)
+        self.training = self.module  # until `begin` wraps it
+        self.state = State(threads=0, amp=_amp(self.options.amp, device), chunk=size)
         self.scaler = self._make_scaler()
         self.last, self.best_path = (setup.checkpoints / f"{name}.safetensors" for name in ("last", "best"))
         self.fingerprint = fingerprint(model, self.options, [setup.seed, peak, size, type(self.loss).__name__])
@@ -128,16 +127,30 @@ class Trainer:
 
     def begin(self) -> None:
         """Go on from the checkpoints where that was asked for, else write the first one."""
-        if self.setup.resume and self.restore():
-            return
-        if self.world.main:
-            remove_checkpoints(self.last)
-            remove_checkpoints(self.best_path)
-        self.world.wait()
+        found = self.setup.resume and self.restore()
+        if not found:
+            if self.world.main:
+                remove_checkpoints(self.last)
+                remove_checkpoints(self.best_path)
+            self.world.wait()
+            self._choose_mode()
+            self._warn_of_little_space()
+        if self.state.fused:
+            fuse_for_training(self.module)
+        self.training = self.world.wrap(self.module)
+        if not found:
+            self.save()
+
+    def _choose_mode(self) -> None:
+        """Settle threads and precision, which the checkpoints keep: a step that was done is never done otherwise."""
+        state, options = self.state, self.options
+        alone = self.device.type == "cpu" and self.world.size == 1
+        tried = ("off", "bf16") if options.amp == "auto" and alone and has_fast_bf16() else (state.amp,)
         batch = self.pixels(self.dataset.train.images[: self.feed.size])
-        self.state.threads = self.world.same(self.options.threads or faster_threads(self.module, batch))
-        self._warn_of_little_space()
-        self.save()
+        state.threads, state.amp = self.world.same(choose_mode(self.module, batch, options.threads, tried))
+        state.fused = self.device.type == "cpu" and state.amp == "off"
+        if len(tried) > 1 and state.amp != "off":
+            self.progress.say("mixed precision: bf16, which this CPU computes faster; train.amp=off switches it off")
 
     def restore(self) -> bool:
         """Take the newest checkpoint's tensors and state; False when there is none.
@@ -221,6 +234,7 @@ class Trainer:
             facts["epoch"],
             facts["val_macro_f1"],
             self.state.threads,
+            self.state.amp,
             self.state.history,
         )
 
