@@ -113,7 +113,7 @@ def test_a_small_net_in_4_bits_takes_less_than_half_of_its_int8_file(tmp_path: P
     _, small = written(model, tmp_path)
     assert len(small) < 0.52 * int8.stat().st_size
     told = layout(small)
-    assert sum(tensor["streams"]["values"] for tensor in told["tensors"]) < 0.6 * len(small), "the graph is the rest"
+    assert sum(tensor["streams"]["values"] for tensor in told["tensors"]) < 0.7 * len(small), "the graph is the rest"
 
 
 @pytest.mark.slow
