@@ -41,6 +41,7 @@ PLANS = (
         for method in ("", ", method=kmeans")
         for epochs in (0, 1)
     ),
+    "palettize(average=4, epochs=0)",
     "palettize(average=3, epochs=0)",
     "palettize(average=3, epochs=1)",
     "sparsify(ratio=0.8, epochs=1)",

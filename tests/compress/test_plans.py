@@ -94,7 +94,7 @@ def test_a_teacher_is_asked_anew_when_images_are_augmented(base: Model, context:
 
 
 def test_both_kinds_of_teacher_train_the_same_student(base: Model, context: Context, dataset: Dataset) -> None:
-    """As long as the images are not changed; CPUs round products of other batch sizes otherwise, and two epochs add that up."""
+    """As long as the images are not changed. Other sizes of batch are rounded otherwise, and two epochs add that up."""
     plan = "distill(student=convnet(4, 8), epochs=2)"
     kept, asked = (apply_plan(base, plan, replace(context, augmented=augmented)) for augmented in (False, True))
     assert np.allclose(logits(kept, dataset.test.images), logits(asked, dataset.test.images), atol=1e-2)

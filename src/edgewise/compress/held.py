@@ -22,6 +22,10 @@ class OnGrid(nn.Module):
     they were multiplied with, so that one learning rate suits them and the weights. The centres stay.
     """
 
+    start: torch.Tensor
+    centres: torch.Tensor
+    keep: torch.Tensor | None
+
     def __init__(self, grid: Grid, keep: torch.Tensor | None) -> None:
         super().__init__()
         self.register_buffer("start", torch.from_numpy(grid.scales.copy()))
@@ -33,18 +37,18 @@ class OnGrid(nn.Module):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """float32 (rows, ...) -> the same shape, on the grid."""
         wide = (-1,) + (1,) * (weight.dim() - 1)
-        centres: torch.Tensor = self.centres.view(wide)  # type: ignore[union-attr, operator]
+        centres = self.centres.view(wide)
         drift = _Slower.apply(self.drift, (weight[0].numel() * 2 ** (self.bits - 1)) ** -0.5)
         scale = _short(self.start * torch.exp(drift)).view(wide)
         steps = torch.clamp(weight / scale, -centres, 2 * (2**self.bits - 1) - centres)
         levels = scale * (2 * _round((steps + centres) / 2) - centres)
-        return levels if self.keep is None else torch.where(self.keep, levels, 0.0)  # type: ignore[arg-type]
+        return levels if self.keep is None else torch.where(self.keep, levels, 0.0)
 
     def record(self) -> dict[str, Any]:
         """The layer's part of a `palettize` edit."""
         with torch.no_grad():
             scales = _short(self.start * torch.exp(self.drift)).tolist()
-        return {"bits": self.bits, "scales": scales, "centres": [int(one) for one in self.centres.tolist()]}  # type: ignore[operator]
+        return {"bits": self.bits, "scales": scales, "centres": [int(one) for one in self.centres.tolist()]}
 
 
 class FromBooks(nn.Module):
@@ -53,6 +57,11 @@ class FromBooks(nn.Module):
     The gradient of an entry is the sum of those of its weights (Han et al. 2016, arXiv:1510.00149). An entry moves in
     units of its layer's root mean square, so that the learning rate of weights suits it.
     """
+
+    start: torch.Tensor
+    index: torch.Tensor
+    unit: torch.Tensor
+    keep: torch.Tensor | None
 
     def __init__(self, books: Floats, index: torch.Tensor, bits: int, keep: torch.Tensor | None) -> None:
         super().__init__()
@@ -65,11 +74,11 @@ class FromBooks(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the weight is what its entry says
         """The entries of all weights, float32 in the weight's shape."""
-        values = self._entries()[self.index]  # type: ignore[index]
-        return values if self.keep is None else torch.where(self.keep, values, 0.0)  # type: ignore[arg-type]
+        values = self._entries()[self.index]
+        return values if self.keep is None else torch.where(self.keep, values, 0.0)
 
     def _entries(self) -> torch.Tensor:
-        return self.start + self.unit * self.drift  # type: ignore[operator]
+        return self.start + self.unit * self.drift
 
     def record(self) -> dict[str, Any]:
         """The layer's part of a `palettize` edit."""
@@ -81,6 +90,8 @@ class FromBooks(nn.Module):
 class Halves(nn.Module):
     """float32 weights -> the nearest float16 values, as float32; the gradient passes straight through."""
 
+    keep: torch.Tensor | None
+
     def __init__(self, keep: torch.Tensor | None) -> None:
         super().__init__()
         self.register_buffer("keep", keep)
@@ -88,7 +99,7 @@ class Halves(nn.Module):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """float32 in, float32 of the same shape out."""
         values: torch.Tensor = _Straight.apply(weight, weight.detach().to(torch.float16).to(torch.float32))
-        return values if self.keep is None else torch.where(self.keep, values, 0.0)  # type: ignore[arg-type]
+        return values if self.keep is None else torch.where(self.keep, values, 0.0)
 
     def record(self) -> dict[str, Any]:
         """The layer's part of a `palettize` edit."""
@@ -98,13 +109,15 @@ class Halves(nn.Module):
 class Kept(nn.Module):
     """Weights where `keep` is True, zeros elsewhere."""
 
+    keep: torch.Tensor
+
     def __init__(self, keep: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("keep", keep)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """float32 in, float32 of the same shape out."""
-        return torch.where(self.keep, weight, 0.0)  # type: ignore[arg-type]
+        return torch.where(self.keep, weight, 0.0)
 
 
 def hold(layer: nn.Module, how: nn.Module) -> None:

@@ -71,7 +71,7 @@ def palettize(model: Model, options: PalettizeOptions, context: Context) -> Mode
     Raises:
         NoEffect: 32 bits for every layer, or no such layers (N20).
     """
-    from edgewise.compress.held import settle, weighted
+    from edgewise.compress.held import held_by, settle, weighted
 
     widths = _widths(model, options, context)
     held = copy.deepcopy(model.module)
@@ -95,7 +95,7 @@ def palettize(model: Model, options: PalettizeOptions, context: Context) -> Mode
     edit: Edit = {"edit": "palettize", "layers": {}}
     for name in records:
         layer = module.get_submodule(name)
-        edit["layers"][name] = layer.parametrizations.weight[0].record()  # type: ignore[union-attr, index, operator]
+        edit["layers"][name] = held_by(layer).record()
         settle(layer)
     return dataclasses.replace(model, module=module.eval(), structure=(*model.structure, edit))
 

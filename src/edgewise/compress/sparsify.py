@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
@@ -94,6 +95,7 @@ def _masked(model: Model, options: SparsifyOptions, share: float) -> tuple[Model
 
     module = copy.deepcopy(model.module)
     layers = weighted(module)
+    keeps: Mapping[str, Mask | None]
     if options.pattern is not None:
         keeps = {
             name: keep_pattern(layer.weight.detach().cpu().numpy(), options.pattern) for name, layer in layers.items()
