@@ -100,7 +100,7 @@ class _TorchSession:
 
     @torch.inference_mode()
     def scores(self, batch: Pixels) -> Scores:
-        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float()
+        pixels = torch.from_numpy(batch if batch.flags.writeable else batch.copy()).permute(0, 3, 1, 2).float()
         answer: Scores = self._net(pixels * self._scale + self._shift).numpy()
         return answer
 

@@ -27,6 +27,7 @@ from edgewise.handout import Wanted, export_run
 from edgewise.recipe import ExportOptions, Recipe, load_recipe
 from edgewise.report.status import print_status
 from edgewise.results import Attempt, Estimate, ExportResult, parse
+from tests.export.runs import train_run
 from tests.report.builders import quality
 
 # ---- the choice ------------------------------------------------------------------------------------------------
@@ -151,24 +152,7 @@ def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of `edgewise train`."""
-    from tests.conftest import draw_shape
-
-    images = tmp_path_factory.mktemp("shapes")
-    for label in ("cross", "disc", "square"):
-        (images / label).mkdir()
-        for index in range(40):
-            draw_shape(label, index).save(images / label / f"{index:03}.png")
-    raw = {
-        "data": {"source": str(images), "size": 16},
-        "model": "convnet(8, 16)",
-        "train": {"epochs": 6, "batch_size": 16, "lr": 0.01, "threads": 1},
-        "measure": {"seconds": 0.1},
-        "export": {"calibration_images": 32, "int8_max_drop": 0.5},
-        "explain": False,
-    }
-    out = tmp_path_factory.mktemp("runs") / "run"
-    pipeline.train_model(Recipe.model_validate(raw), out)
-    return out
+    return train_run(tmp_path_factory)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

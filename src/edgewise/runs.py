@@ -28,7 +28,10 @@ Status = Literal["running", "complete", "failed", "interrupted"]
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
-_PACKAGES = ("edgewise", "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxruntime", "numpy", "Pillow")
+_PACKAGES = (
+    *("edgewise", "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxruntime", "openvino", "nncf"),
+    *("numpy", "Pillow"),
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgewise import pipeline
 from edgewise.device import RUNTIMES
 from edgewise.errors import ExportError, UntrustedError
 from edgewise.export import FORMATS, ExportSpec
@@ -19,32 +18,16 @@ from edgewise.export.onnx import OnnxExporter
 from edgewise.export.openvino import OpenVinoExporter
 from edgewise.handout import Wanted, export_run
 from edgewise.models import Model
-from edgewise.recipe import Recipe, load_recipe
+from edgewise.recipe import load_recipe
 from edgewise.results import Attempt
+from tests.export.runs import train_run
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.conftest import draw_shape
-
-    images = tmp_path_factory.mktemp("shapes")
-    for label in ("cross", "disc", "square"):
-        (images / label).mkdir()
-        for index in range(30):
-            draw_shape(label, index).save(images / label / f"{index:03}.png")
-    raw = {
-        "data": {"source": str(images), "size": 16},
-        "model": "convnet(8, 16)",
-        "train": {"epochs": 4, "batch_size": 16, "lr": 0.01, "threads": 1},
-        "measure": {"seconds": 0.1},
-        "export": {"calibration_images": 32, "int8_max_drop": 0.5},
-        "explain": False,
-    }
-    out = tmp_path_factory.mktemp("runs") / "run"
-    pipeline.train_model(Recipe.model_validate(raw), out)
-    return out
+    return train_run(tmp_path_factory)
 
 
 def attempts(run: Path, out: Path, *, precisions: tuple[str, ...] = ("fp32",)) -> dict[tuple[str, str], Attempt]:

@@ -82,10 +82,10 @@ def _normalisation(
     found, tensor = [], cast.output[0]
     for wanted in ("Mul", "Add", "Conv"):
         readers = [node for node in graph.node if tensor in node.input]
-        shared = any(len([node for node in graph.node if name in node.input]) > 1 for name in readers[0].input[1:2])
-        if [node.op_type for node in readers] != [wanted] or readers[0].input[0] != tensor or shared:
+        if [node.op_type for node in readers] != [wanted] or readers[0].input[0] != tensor:
             return None
-        if readers[0].input[1] not in constants:
+        constant = readers[0].input[1]
+        if constant not in constants or len([node for node in graph.node if constant in node.input]) > 1:
             return None
         found.append(readers[0])
         tensor = readers[0].output[0]
