@@ -126,10 +126,10 @@ def cells_of(
         seed: of the intervals.
     """
     disturbed = [taken.missing] if taken.missing else []
-    for before, after in taken.edges:
-        disturbed += machine.reasons(before, after)
-    for states in taken.states:
-        disturbed += machine.reasons_during(states)
+    for (before, after), states in zip(taken.edges, taken.states, strict=True):  # of each whole launch
+        edges = machine.reasons(before, after)
+        kinds = {_NUMBER.sub("#", why) for why in edges}
+        disturbed += edges + [why for why in machine.reasons_during(states) if _NUMBER.sub("#", why) not in kinds]
     reference = candidates[0]
     twins = taken.timed[reference.name]
     check = ratio(twins.again, twins.model, seed) if protocol.interleaved else None
