@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import re
+from types import ModuleType
 
-from edgewise.device import preprocess, runner
+from edgewise.device import runner
 
-_MARK = "from edgewise.device.preprocess import "
+_IMPORT = re.compile(r"from (edgewise\S*) import [^(\\]+$")
+_BAR = "# " + "-" * 117 + "\n"
 
 
 def runner_source() -> str:
-    """The text of `runner.py`: `edgewise.device.runner` with `edgewise.device.preprocess` in place of its import.
+    """The text of `runner.py`: `edgewise.device.runner` with what it imports of edgewise in place of the imports.
 
-    Both are written for Python 3.6, so the result needs nothing of edgewise and runs on old boards.
+    All of it is written for Python 3.6, so the result needs nothing of edgewise and runs on old boards.
     """
-    lines = inspect.getsource(runner).splitlines(keepends=True)
-    at = [number for number, line in enumerate(lines) if line.startswith(_MARK)]
-    if len(at) != 1:
-        raise RuntimeError(f"runner.py imports preprocess in {len(at)} lines instead of one")
-    bar = "# " + "-" * 117 + "\n"
-    shared = f"{bar}# edgewise/device/preprocess.py, unchanged: the pixels are those that the model was trained on.\n\n"
-    return "".join([*lines[: at[0]], shared, inspect.getsource(preprocess), "\n" + bar, *lines[at[0] + 1 :]])
+    return _inlined(runner, set())
+
+
+def _inlined(module: ModuleType, done: set[str]) -> str:
+    """A module's source with each line that imports from edgewise replaced by that module's own, once each."""
+    out = []
+    for line in inspect.getsource(module).splitlines(keepends=True):
+        found = _IMPORT.match(line)
+        if found is None:
+            if re.match(r"\s*(from|import)\s+edgewise", line):
+                raise RuntimeError(f"{module.__name__} imports from edgewise in more than a line: {line.strip()}")
+            out.append(line)
+        elif found[1] not in done:
+            done.add(found[1])
+            path = found[1].replace(".", "/") + ".py"
+            out += [_BAR, f"# {path}, unchanged.\n\n", _inlined(importlib.import_module(found[1]), done), "\n", _BAR]
+    return "".join(out)
