@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.measure import machine
 from edgewise.measure.machine import State, describe, other_load, reasons, snapshot
 
 Lay = Callable[[dict[str, str]], Path]

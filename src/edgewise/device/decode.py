@@ -1,4 +1,4 @@
-"""Picture files without Pillow: PNG, PPM/PGM and BMP by the standard library and numpy, JPEG by OpenCV where it is there.
+"""Picture files without Pillow: PNG, PPM/PGM and BMP by the standard library and numpy, JPEG by OpenCV if it is there.
 
 The pixels are those that Pillow gives, oddities included, because a model was trained on Pillow's. The syntax is that
 of Python 3.6, because this file is copied into every bundle's ``runner.py``.
@@ -7,7 +7,7 @@ of Python 3.6, because this file is copied into every bundle's ``runner.py``.
 import re
 import struct
 import zlib
-from typing import Any
+from typing import Any, Dict, Tuple
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def _png(data: bytes) -> Any:
     return upright(_png_colours(samples, depth, colour, chunks), _orientation(chunks.get(b"eXIf", b"")))
 
 
-def _png_chunks(data: bytes) -> dict[bytes, bytes]:
+def _png_chunks(data: bytes) -> Dict[bytes, bytes]:
     """The chunks by name; all IDAT joined; of others the first counts."""
     chunks = {}  # type: Dict[bytes, bytes]
     parts = []
@@ -196,7 +196,7 @@ def _unpack(lines: Any, count: int, depth: int) -> Any:
     return ((lines[:, :, None] >> shifts) & ((1 << depth) - 1)).reshape(len(lines), -1)[:, :count]
 
 
-def _png_colours(samples: Any, depth: int, colour: int, chunks: dict[bytes, bytes]) -> Any:
+def _png_colours(samples: Any, depth: int, colour: int, chunks: Dict[bytes, bytes]) -> Any:
     clear = chunks.get(b"tRNS")
     if colour == 3:
         return _from_palette(samples[..., 0], chunks.get(b"PLTE", b""), clear)
@@ -303,11 +303,11 @@ def _bmp(data: bytes) -> Any:
     masks = BMP_MASKS[bits]
     if packing == 3:
         masks = struct.unpack_from("<IIII" if header >= 56 else "<III", data, 54)
-        masks = (masks + (0,))[:4] if any(masks) else BMP_MASKS[32][:3] + (0xFF000000,)
+        masks = (*masks, 0)[:4] if any(masks) else (*BMP_MASKS[32][:3], 0xFF000000)
     return _bmp_colours(lines[:, : width * bits // 8].reshape(len(lines), width, -1), masks)
 
 
-def _bmp_colours(samples: Any, masks: tuple[int, ...]) -> Any:
+def _bmp_colours(samples: Any, masks: Tuple[int, ...]) -> Any:
     values = sum(samples[..., byte].astype(np.uint32) << 8 * byte for byte in range(samples.shape[-1]))
     bands = []
     for mask in masks:

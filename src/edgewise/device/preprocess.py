@@ -30,8 +30,10 @@ from edgewise.device.resample import RESAMPLE, resample
 
 try:
     from PIL import Image, ImageOps
+
+    HAS_PILLOW = True
 except ImportError:  # a board without it
-    Image = None  # type: ignore[assignment]
+    HAS_PILLOW = False
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # MPO too: Pillow's JPEG reader opens it
 FITS = ("squash", "crop", "pad")
@@ -70,7 +72,7 @@ def open_image(source: Any) -> Any:
                 raise BadImage("not a regular file")
             if os.path.getsize(source) == 0:
                 raise BadImage("0 bytes")
-        if Image is None:
+        if not HAS_PILLOW:
             return decode(_content(source))
         with Image.open(source, formats=FORMATS) as image:
             width, height = image.size
@@ -134,9 +136,6 @@ def fit_image(image: Any, height: int, width: int, fit: str = "squash", interpol
     if (have_height, have_width) == (height, width):
         return np.asarray(image)
     if fit == "squash":
-        if width * have_height > MAX_PIXELS:  # scaling the width first would blow up a tall sliver
-            image = _scale(image, height, have_width, interpolation, whole)
-            whole = (0.0, 0.0, float(have_width), float(height))
         return np.asarray(_scale(image, height, width, interpolation, whole))
     if fit == "crop":
         left = max(0.0, (have_width - have_height * width / height) / 2)
@@ -148,7 +147,7 @@ def fit_image(image: Any, height: int, width: int, fit: str = "squash", interpol
     new_height = max(1, round(have_height * scale))
     inner = np.asarray(_scale(image, new_height, new_width, interpolation, whole))
     left, top = (width - new_width) // 2, (height - new_height) // 2
-    padded = np.zeros((height, width) + inner.shape[2:], np.uint8)
+    padded = np.zeros((height, width, *inner.shape[2:]), np.uint8)
     padded[top : top + new_height, left : left + new_width] = inner
     return padded
 
@@ -162,19 +161,29 @@ def _scale(image: Any, height: int, width: int, interpolation: str, box: Tuple[f
     """Scale the part of an image in `box` (left, top, right, bottom), the width first.
 
     Pillow from version 13 on takes the height first where that is faster, which rounds to other pixels; asking for one
-    direction at a time gives every version the same ones.
+    direction at a time gives every version the same ones. Only tall slivers are scaled in height first, because the
+    other way round they would blow up.
     """
+    if interpolation == "nearest":
+        return _resize(image, height, width, interpolation, box)
+    left, top, right, bottom = box
+    columns, rows = _size(image)
+    if width * rows > MAX_PIXELS:
+        image = _resize(image, height, columns, interpolation, (0, top, columns, bottom))
+        return _resize(image, height, width, interpolation, (left, 0, right, height))
     if isinstance(image, np.ndarray):
         return resample(image, height, width, interpolation, box)
-    filter_ = RESAMPLE[interpolation]
-    if interpolation == "nearest":
-        return image.resize((width, height), filter_, box=box)
-    left, top, right, bottom = box
-    image = image.resize((width, image.height), filter_, box=(left, 0, right, image.height))
-    return image.resize((width, height), filter_, box=(0, top, width, bottom))
+    image = _resize(image, rows, width, interpolation, (left, 0, right, rows))
+    return _resize(image, height, width, interpolation, (0, top, width, bottom))
 
 
-def _gray(values: Any) -> Image.Image:
+def _resize(image: Any, height: int, width: int, interpolation: str, box: Tuple[float, float, float, float]) -> Any:
+    if isinstance(image, np.ndarray):
+        return resample(image, height, width, interpolation, box)
+    return image.resize((width, height), RESAMPLE[interpolation], box=box)
+
+
+def _gray(values: Any) -> "Image.Image":
     """An 8-bit gray image of an array; fractions are cut off, values outside 0..255 limited to it."""
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
@@ -192,7 +201,7 @@ def prepare(
     """
     if isinstance(image, np.ndarray):
         image = _to_channels(image, channels)
-        if Image is not None:  # the same pixels in a fraction of the time
+        if HAS_PILLOW:  # the same pixels in a fraction of the time
             image = Image.fromarray(image)
     else:
         image = to_mode(image, channels)

@@ -76,7 +76,7 @@ def _filter(at: Any, interpolation: str) -> Any:
 
 def _weigh(pixels: Any, first: Any, factors: Any) -> Any:
     """Weighted sums along the first axis: uint8 (size, ...) to uint8 (new_size, ...)."""
-    out = np.empty((len(first),) + pixels.shape[1:], np.uint8)
+    out = np.empty((len(first), *pixels.shape[1:]), np.uint8)
     flat, flat_out = pixels.reshape(len(pixels), -1), out.reshape(len(out), -1)
     strip = max(1, STRIP_BYTES // (4 * max(1, flat.shape[1])))
     used = np.flatnonzero((factors != 0).any(axis=0))
@@ -92,8 +92,8 @@ def _weigh(pixels: Any, first: Any, factors: Any) -> Any:
 
 
 def _pick(pixels: Any, across: Any, down: Any) -> Any:
-    """The nearest pixels; positions are summed step by step, as Pillow does, and black where rounding leaves the box."""
-    out = np.zeros((down[2], across[2]) + pixels.shape[2:], np.uint8)
+    """The nearest pixels, their places summed step by step as Pillow does; black where rounding leaves the picture."""
+    out = np.zeros((down[2], across[2], *pixels.shape[2:]), np.uint8)
     places = []
     for (begin, end, new_size), size in ((down, pixels.shape[0]), (across, pixels.shape[1])):
         step = float(end - begin) / new_size
