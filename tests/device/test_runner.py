@@ -45,7 +45,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def vermin(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("vermin"), "-t=3.6-", "--violations", path]
+    command = [Path(sys.executable).with_name("vermin"), "-t=3.6-", "--eval-annotations", "--violations", path]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -77,8 +77,9 @@ def test_it_is_python_36_and_needs_nothing_of_edgewise(tmp_path: Path) -> None:
 
 
 def test_vermin_would_find_newer_syntax(tmp_path: Path) -> None:
-    (tmp_path / "new.py").write_text(runner_source() + "\nif (n := 3):\n    pass\n")
-    assert vermin(tmp_path / "new.py").returncode != 0
+    for newer in ("if (n := 3):\n    pass\n", "def f(a: tuple[int, ...]) -> None:\n    pass\n"):
+        (tmp_path / "new.py").write_text(runner_source() + "\n" + newer)
+        assert vermin(tmp_path / "new.py").returncode != 0, newer
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])

@@ -6,7 +6,7 @@ pixel covers, coefficients rounded to 22 bits, columns first, rows second, round
 pixels. The syntax is that of Python 3.6, because this file is copied into every bundle's ``runner.py``.
 """
 
-from typing import Any
+from typing import Any, Tuple
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def resample(pixels: Any, height: int, width: int, interpolation: str, box: Any 
     return _weigh(pixels, first, factors) if down else pixels
 
 
-def filter_factors(size: int, begin: Any, end: Any, new_size: int, interpolation: str) -> tuple[Any, Any]:
+def filter_factors(size: int, begin: Any, end: Any, new_size: int, interpolation: str) -> Tuple[Any, Any]:
     """For each new pixel along one axis: the first old pixel that counts, and the factors of it and those after it.
 
     Returns:
