@@ -15,6 +15,7 @@ RING = [
     "errors",
     "results",
     "judge",
+    "archive",
     "bundle",
     "recipe",
     "plan",

@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from edgewise import ranks
+from edgewise.cli.bundles import pack, unpack
 from edgewise.cli.images import data_check, explore_data
 from edgewise.cli.look import compare, doctor, models, profile, show_recipe, verify
 from edgewise.cli.training import explain, run, train
@@ -30,7 +31,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Know the images before training on them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-for command in (run, train, explain, models, profile, compare, verify, doctor):
+for command in (run, train, explain, models, profile, compare, verify, pack, unpack, doctor):
     app.command()(command)
 app.command("recipe")(show_recipe)
 data_app.command("check")(data_check)

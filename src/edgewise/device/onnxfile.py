@@ -52,10 +52,11 @@ def read_model(path: str) -> bytes:
         if os.path.islink(path):
             raise BadModel("U60", "the model is not a plain file", "it is a symbolic link") from None
         raise
+    state = os.fstat(handle)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(handle)
+        raise BadModel("U60", "the model is not a plain file", "it is a folder, a pipe or a device")
     with os.fdopen(handle, "rb") as stream:
-        state = os.fstat(stream.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise BadModel("U60", "the model is not a plain file", "it is a folder, a pipe or a device")
         if state.st_size > MAX_BYTES:
             why = "{} bytes, more than the {} of the largest ONNX file".format(state.st_size, MAX_BYTES)
             raise BadModel("U60", "the model file is too large", why)

@@ -14,10 +14,13 @@ from edgewise.errors import UnavailableError, UntrustedError
 
 
 class OrtSession:
-    """One ONNX file opened for single-stream use: sequential execution, one inter-op thread."""
+    """One ONNX file opened for single-stream use: sequential execution, one inter-op thread.
 
-    def __init__(self, path: Path, threads: int) -> None:
-        model = _checked(path)
+    `model` is the ONNX file's bytes where they are not simply those of `path`.
+    """
+
+    def __init__(self, path: Path, threads: int, model: bytes | None = None) -> None:
+        model = _checked(path, model)
         try:
             import onnxruntime as ort
         except ImportError as problem:
@@ -58,11 +61,15 @@ class OrtSession:
         }
 
 
-def _checked(path: Path) -> bytes:
+def _checked(path: Path, model: bytes | None) -> bytes:
     """The bytes of an ONNX file that is safe to hand to a runtime."""
     try:
-        model = read_model(str(path))
+        model = read_model(str(path)) if model is None else model
         check_model(model)
+    except OSError as problem:
+        raise UntrustedError(
+            "the model file cannot be read", code="U60", where={"file": path}, why=str(problem)
+        ) from None
     except BadModel as problem:
         raise UntrustedError(
             problem.what,
