@@ -1,8 +1,9 @@
 #!/bin/sh
-# Debian packages that the tests use: chromium opens the report, dataset-fashion-mnist is real data.
+# Debian packages that the tests use: chromium opens the report, dataset-fashion-mnist is real data, strace shows what
+# the runner opens. PACKAGES="..." asks for others (scripts/arm64.sh does).
 # Installs what is missing where that is allowed; says what is missing where it is not.
 set -eu
-packages="chromium dataset-fashion-mnist"
+packages="${PACKAGES:-chromium dataset-fashion-mnist strace}"
 missing=""
 for package in $packages; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"

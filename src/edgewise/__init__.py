@@ -10,6 +10,7 @@ The verbs below are imported when they are first used, so that ``import edgewise
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from edgewise.results import read_result
 
 __version__ = "0.1.0"
+
+# onnxruntime 1.32 for Linux writes a device id into ~/.cache/Microsoft and can report to its maker unless this stands
+# in the environment before it is imported; its own disable_telemetry_events() comes too late.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _HOME = {
     "InputSpec": "edgewise.bundle",

@@ -99,9 +99,31 @@ def check_model(data: bytes) -> Dict[str, Any]:
     return {"input": inputs[0], "output": outputs[0], "opsets": opsets, "metadata": metadata}
 
 
+def with_float_input(data: bytes) -> bytes:
+    """The same float model with its pixels as float32, 0..255: for runtimes that take no uint8, such as TensorRT 8.2.
+
+    Only the declared type of the input changes: the graph casts its pixels, whatever they are, to float.
+
+    Raises:
+        BadModel: U63, the graph takes its pixels as uint8 in any case (an int8 file).
+    """
+    changed = bytearray(data)
+    (graph,) = _fields(memoryview(changed))[7]
+    fields = _message(graph)
+    if not any(_text(_message(node), 4) == "Cast" for node in fields.get(1, [])):
+        raise BadModel("U63", "the model takes its pixels as they are", "no Cast of the input: take the fp32 bundle")
+    for value in fields[11]:
+        for kind in _message(value)[2]:
+            (tensor,) = _message(kind)[1]
+            if bytes(tensor[:2]) != bytes([8, UINT8]):
+                raise BadModel("U63", "the model takes its pixels as they are", "the input is not declared as uint8")
+            tensor[1] = FLOAT
+    return bytes(changed)
+
+
 def _check_ends(inputs: List[Any], outputs: List[Any]) -> None:
     what = "the model does not take pictures and give one score for each label"
-    if len(inputs) != 1 or len(outputs) != 1:
+    if len(inputs) != 1 or not outputs:  # further outputs are ignored
         raise BadModel("U63", what, "{} inputs and {} outputs".format(len(inputs), len(outputs)))
     (_, kind, shape), (_, out_kind, out_shape) = inputs[0], outputs[0]
     if kind != UINT8 or len(shape) != 4 or shape[3] not in (1, 3, None):

@@ -4,6 +4,7 @@
     python runner.py camera [SOURCE] [--every N] [--frames N] [--top K] [--threads N]
     python runner.py bench [IMAGE] [--runs N] [--threads N]
     python runner.py verify
+    python runner.py tensorrt FILE.onnx
     python runner.py probe [--runs N] [--threads N] [--baseline]
 
 Answers are JSON, one line each, on standard output; words go to standard error. Needs Python 3.6 or newer, numpy and
@@ -21,11 +22,12 @@ import time
 from typing import Any, Dict, List, Optional
 
 _FIRST_LINE = time.monotonic()  # before the slow imports: they are part of a cold start
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime 1.32 writes a device id and may report it unless told before
 
 import numpy as np  # noqa: E402
 
 from edgewise.device.decode import MAX_PIXELS, BadImage, NoDecoder  # noqa: E402
-from edgewise.device.onnxfile import BadModel, check_model, read_model  # noqa: E402
+from edgewise.device.onnxfile import BadModel, check_model, read_model, with_float_input  # noqa: E402
 from edgewise.device.preprocess import open_image, prepare, softmax  # noqa: E402
 
 try:
@@ -240,6 +242,27 @@ def verify(folder: str) -> int:
     return 0
 
 
+def tensorrt(folder: str, out: str) -> int:
+    """Write the model with float32 pixels (0..255), which TensorRT 8.2 reads; it takes no uint8."""
+    manifest = read_manifest(folder)
+    name = manifest["model_file"]
+    check_files(folder, {name: manifest["files"][name]})
+    path = os.path.join(folder, name)
+    try:
+        model = read_model(path)
+        facts = check_model(model)
+        changed = with_float_input(model)
+    except BadModel as problem:
+        raise Refused(6, problem.code, problem.what, path, str(problem), "give the fp32 bundle's folder") from None
+    try:
+        with open(out, "xb") as stream:
+            stream.write(changed)
+    except OSError as problem:
+        raise Refused(4, "E37", "the file cannot be written", out, str(problem), "give a new name") from None
+    _say({"file": out, "input": facts["input"][0], "shape": [1, *facts["input"][2][1:]], "type": "float32"})
+    return 0
+
+
 def probe(folder: str, runs: int, threads: int, baseline: bool, started: float) -> int:
     """Print what a cold start costs this fresh process: time to a ready session, first run, memory.
 
@@ -289,6 +312,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             return bench(options.bundle, options.image, options.runs, options.threads)
         if options.command == "verify":
             return verify(options.bundle)
+        if options.command == "tensorrt":
+            return tensorrt(options.bundle, options.file)
         return probe(options.bundle, options.runs, options.threads, options.baseline, options.started)
     except Refused as problem:
         print(problem.message, file=sys.stderr)
@@ -321,6 +346,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("image", nargs="?", help="picture; without one there is no e2e clock")
     one.add_argument("--runs", type=_at_least_1, default=100, help="inferences to time (default: 100)")
     commands.add_parser("verify", parents=[common], help="check that no file was changed")
+    one = commands.add_parser("tensorrt", parents=[common], help="write the fp32 model as TensorRT 8.2 takes it")
+    one.add_argument("file", help="the .onnx file to write; must not exist")
     one = commands.add_parser("probe", parents=[timed], help="time a cold start and read its memory")
     one.add_argument("--runs", type=_at_least_1, default=20, help="inferences to run (default: 20)")
     one.add_argument("--baseline", action="store_true", help="stop once the runtime is imported")

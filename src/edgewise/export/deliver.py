@@ -19,6 +19,8 @@ from edgewise.device.standalone import runner_source
 from edgewise.errors import EdgewiseError, ExportError
 from edgewise.export import FORMATS
 from edgewise.export.base import ExportSpec
+from edgewise.export.collapse import apart, what_was_lost
+from edgewise.export.tensorrt import for_tensorrt
 from edgewise.export.verify import parity
 from edgewise.measure import latency
 from edgewise.measure.accuracy import confusion_matrix, macro_f1, quality, quality_of_part
@@ -148,7 +150,7 @@ class _Desk:
             "val": self.val.images,
             "parity": np.concatenate([self.test.images, *more]) if more else self.test.images,
         }
-        self.calibration = calibration_images(dataset.train, options.calibration_images, seed)
+        self.calibration = apart(calibration_images(dataset.train, options.calibration_images, seed), self.test.images)
         self._expected: dict[str, Scores] = {}
 
     def expected(self, part: str) -> Scores:
@@ -194,7 +196,8 @@ class _Desk:
             thresholds={"temperature": calibration.temperature},
         )
         folder = self.order.folder / name
-        extra = {"README.md": readme(manifest), "runner.py": runner_source()}
+        texts = {"README.md": readme(manifest), "runner.py": runner_source()}
+        extra = for_tensorrt(texts, manifest, self.write("fp32", ""), self.calibration)
         return Exported(
             name=name,
             bundle=folder,
@@ -246,6 +249,9 @@ def _deliver_int8(desk: _Desk, floating: Path, outcome: Outcome, progress: Progr
     else:
         best = max(tried, key=lambda one: one.macro_f1)
         refused = f"int8 loses {best.drop:.1%} macro F1 on validation, more than {options.int8_max_drop:.1%}"
+        before, after = desk.scores(floating, "val"), desk.scores(desk.write("int8", best.scheme), "val")
+        refused += f", calibrated on {len(desk.calibration)} images: "
+        refused += what_was_lost(before, after, desk.val.labels, desk.classes)
     outcome.candidates += [dataclasses.replace(one, kept=one is best) for one in tried]
     path = desk.write("int8", best.scheme)
     outcome.exported.append(desk.bundle(path, "int8", best.scheme, refused=refused))
