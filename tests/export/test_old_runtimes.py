@@ -22,6 +22,17 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     return make_shelf(tmp_path_factory.mktemp("old") / "shelf")
 
 
+GOLDEN = Path(__file__).parents[1] / "device/golden_pixels.npz"
+SAID = """import runner, json
+print(json.dumps({{"versions": runner._versions()}}), file=sys.stderr)
+with runner.np.load({golden!r}) as stored:
+    for name in set(stored.files) - {{"picture"}}:
+        pixels = runner.prepare(stored["picture"], 17, 20, 3, *name.split("-"))
+        assert (pixels == stored[name]).all(), name
+"""
+"""Tells the versions, and that an old numpy and Pillow make the pixels that are pinned."""
+
+
 def environments() -> list[dict[str, Any]]:
     assert LISTED.exists(), f"{LISTED} is missing: `make old-runtime` makes it (scripts/old_runtimes.py)"
     listed: list[dict[str, Any]] = json.loads(LISTED.read_text())
@@ -32,8 +43,7 @@ def run(environment: dict[str, Any], shelf: Shelf, *, pillow: bool) -> dict[str,
     """Versions and decisions of an old runtime."""
     path = environment["site"] + (":" + environment["pillow"] if pillow else "")
     hide = "" if pillow else "import sys\nsys.modules['PIL'] = None\n"
-    said = "import runner, json\nprint(json.dumps({'versions': runner._versions()}), file=sys.stderr)\n"
-    code = hide + DRIVER.replace("import runner\n", said, 1)
+    code = hide + DRIVER.replace("import runner\n", SAID.format(golden=str(GOLDEN)), 1)
     done = subprocess.run(
         [environment["python"], "-c", code, *shelf.words(str(shelf.folder))],
         env={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
@@ -54,7 +64,7 @@ TOO_NEW = {("1.10.0", "s8s8-qop")}
 @pytest.mark.parametrize("pillow", [False, True], ids=["alone", "pillow"])
 def test_every_file_decides_as_it_does_here(shelf: Shelf, pillow: bool) -> None:
     assert (
-        np.mean(shelf.decisions["fp32"] == shelf.labels) > 0.75
+        np.mean(shelf.decisions["fp32"] == shelf.labels) > 0.6
     )  # decisions worth comparing: no guesses, and not all easy
     for environment in environments():
         old = environment["onnxruntime"]

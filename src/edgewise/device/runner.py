@@ -409,9 +409,9 @@ def _timed(work: Any, runs: int) -> List[float]:
 
 
 def _summary(clock: str, taken: List[float]) -> Dict[str, Any]:
-    line = {"clock": clock, "n": len(taken), "p50_ms": float(np.percentile(taken, 50))}  # type: Dict[str, Any]
+    line = {"clock": clock, "n": len(taken), "p50_ms": round(float(np.percentile(taken, 50)), 6)}  # type: Dict[str, Any]
     if len(taken) >= P90_RUNS:
-        line["p90_ms"] = float(np.percentile(taken, 90))
+        line["p90_ms"] = round(float(np.percentile(taken, 90)), 6)
     return line
 
 
