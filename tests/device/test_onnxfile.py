@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from tiny import write_model
+from tiny import Edit, outside, write_model
 
 from edgewise.device.onnxfile import MAX_DEPTH, MAX_FIELDS, BadModel, check_model, read_model
-
-Edit = Callable[[onnx.ModelProto], None]
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +38,6 @@ def test_it_reads_what_onnx_reads(model: onnx.ModelProto) -> None:
     assert facts["output"] == ("logits", TensorProto.FLOAT, [None, 3])
     assert facts["opsets"] == {one.domain: one.version for one in model.opset_import}
     assert facts["metadata"] == {"edgewise.labels": '["röd"]'}
-
-
-def outside(location: str) -> Edit:
-    def edit(model: onnx.ModelProto) -> None:
-        weights = model.graph.initializer[0]
-        weights.ClearField("raw_data")
-        weights.data_location = TensorProto.EXTERNAL
-        weights.external_data.add(key="location", value=location)
-
-    return edit
 
 
 @pytest.mark.parametrize("location", ["../../etc/passwd", "/etc/passwd", "weights.bin", "C:\\x", "\0"])

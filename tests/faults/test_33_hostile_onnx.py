@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.device.tiny import LABELS, make_bundle
-
-Edit = Callable[[onnx.ModelProto], None]
-
-
-def outside(location: str) -> Edit:
-    def edit(model: onnx.ModelProto) -> None:
-        weights = model.graph.initializer[0]
-        weights.ClearField("raw_data")
-        weights.data_location = TensorProto.EXTERNAL
-        weights.external_data.add(key="location", value=location)
-
-    return edit
+from tests.device.tiny import LABELS, Edit, make_bundle, outside
 
 
 def huge(model: onnx.ModelProto) -> None:

@@ -91,14 +91,7 @@ def open_bundle(folder: str, threads: int) -> Any:
     if manifest["format"] != "onnx":
         why = "the format is {}".format(manifest["format"])
         raise Refused(4, "E33", "this runner runs onnx bundles only", folder, why, "use a bundle of format onnx")
-    name = manifest["model_file"]
-    check_files(folder, {name: manifest["files"][name]})
-    path = os.path.join(folder, name)
-    try:
-        model = read_model(path)
-        facts = check_model(model)
-    except BadModel as problem:
-        raise Refused(6, problem.code, problem.what, path, str(problem), "export it again; do not run it") from None
+    path, model, facts = read_checked(folder, manifest)
     says = [manifest["input"][key] for key in ("height", "width", "channels")] + [len(manifest["labels"])]
     has = facts["input"][2][1:] + facts["output"][2][1:]
     pairs = zip(has, says)  # noqa: B905 - Python 3.6 knows no strict
@@ -106,6 +99,18 @@ def open_bundle(folder: str, threads: int) -> Any:
         why = "height, width, channels, classes are {} in the manifest and {} in the model".format(says, has)
         raise Refused(6, "U02", "the manifest does not belong to the model", folder, why, "export the bundle again")
     return manifest, load_session(model, path, threads)
+
+
+def read_checked(folder: str, manifest: Dict[str, Any]) -> Any:
+    """(path, bytes, facts) of a bundle's ONNX file that is as it was written and safe to open."""
+    name = manifest["model_file"]
+    check_files(folder, {name: manifest["files"][name]})
+    path = os.path.join(folder, name)
+    try:
+        model = read_model(path)
+        return path, model, check_model(model)
+    except BadModel as problem:
+        raise Refused(6, problem.code, problem.what, path, str(problem), "export it again; do not run it") from None
 
 
 def load_session(model: bytes, path: str, threads: int) -> Any:
@@ -244,13 +249,8 @@ def verify(folder: str) -> int:
 
 def tensorrt(folder: str, out: str) -> int:
     """Write the model with float32 pixels (0..255), which TensorRT 8.2 reads; it takes no uint8."""
-    manifest = read_manifest(folder)
-    name = manifest["model_file"]
-    check_files(folder, {name: manifest["files"][name]})
-    path = os.path.join(folder, name)
+    path, model, facts = read_checked(folder, read_manifest(folder))
     try:
-        model = read_model(path)
-        facts = check_model(model)
         changed = with_float_input(model)
     except BadModel as problem:
         raise Refused(6, problem.code, problem.what, path, str(problem), "give the fp32 bundle's folder") from None
