@@ -31,6 +31,23 @@ sys.exit(max(codes))
 """Runs `runner.py classify` for several bundles in one process: starting one is what takes time under an emulator."""
 
 
+GOLDEN = Path(__file__).parents[1] / "device/golden_pixels.npz"
+
+SAID = """import runner, json
+print(json.dumps({{"versions": runner._versions()}}), file=sys.stderr)
+with runner.np.load({golden!r}) as stored:
+    for name in set(stored.files) - {{"picture"}}:
+        pixels = runner.prepare(stored["picture"], 17, 20, 3, *name.split("-"))
+        assert (pixels == stored[name]).all(), name
+"""
+"""Tells the versions, and that an old numpy and Pillow make the pixels that are pinned."""
+
+
+def program(golden: str) -> str:
+    """`DRIVER` with `SAID`; `golden` is where the pinned pixels stand for it."""
+    return DRIVER.replace("import runner\n", SAID.format(golden=golden), 1)
+
+
 @dataclass(frozen=True)
 class Shelf:
     """Bundles with what this machine's runtime says of the pictures.

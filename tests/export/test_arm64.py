@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.export.elsewhere import DRIVER, Shelf, make_shelf
+from tests.export.elsewhere import GOLDEN, Shelf, make_shelf, program
 
 ROOT = Path(os.environ.get("EDGEWISE_RUNTIMES", sys.prefix)) / "arm64"
 SCRIPT = Path(__file__).parents[2] / "scripts/arm64.sh"
@@ -36,8 +36,9 @@ def run(processor: str, *words: str) -> subprocess.CompletedProcess[str]:
 def test_every_file_decides_as_it_does_here(shelf: Shelf, processor: str) -> None:
     inside = ROOT / "work" / f"shelf-{os.getpid()}-{processor}"
     shutil.copytree(shelf.folder, inside)
+    shutil.copyfile(GOLDEN, inside / "golden.npz")
     try:
-        done = run(processor, "-c", DRIVER, *shelf.words(f"/work/{inside.name}"))
+        done = run(processor, "-c", program(f"/work/{inside.name}/golden.npz"), *shelf.words(f"/work/{inside.name}"))
     finally:
         shutil.rmtree(inside)
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.export.elsewhere import DRIVER, Shelf, make_shelf
+from tests.export.elsewhere import GOLDEN, Shelf, make_shelf, program
 
 LISTED = Path(os.environ.get("EDGEWISE_RUNTIMES", sys.prefix)) / "old/environments.json"
 
@@ -20,17 +20,6 @@ LISTED = Path(os.environ.get("EDGEWISE_RUNTIMES", sys.prefix)) / "old/environmen
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     return make_shelf(tmp_path_factory.mktemp("old") / "shelf")
-
-
-GOLDEN = Path(__file__).parents[1] / "device/golden_pixels.npz"
-SAID = """import runner, json
-print(json.dumps({{"versions": runner._versions()}}), file=sys.stderr)
-with runner.np.load({golden!r}) as stored:
-    for name in set(stored.files) - {{"picture"}}:
-        pixels = runner.prepare(stored["picture"], 17, 20, 3, *name.split("-"))
-        assert (pixels == stored[name]).all(), name
-"""
-"""Tells the versions, and that an old numpy and Pillow make the pixels that are pinned."""
 
 
 def environments() -> list[dict[str, Any]]:
@@ -43,7 +32,7 @@ def run(environment: dict[str, Any], shelf: Shelf, *, pillow: bool) -> dict[str,
     """Versions and decisions of an old runtime."""
     path = environment["site"] + (":" + environment["pillow"] if pillow else "")
     hide = "" if pillow else "import sys\nsys.modules['PIL'] = None\n"
-    code = hide + DRIVER.replace("import runner\n", SAID.format(golden=str(GOLDEN)), 1)
+    code = hide + program(str(GOLDEN))
     done = subprocess.run(
         [environment["python"], "-c", code, *shelf.words(str(shelf.folder))],
         env={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
