@@ -7,12 +7,12 @@ BIN    := $(VENV)/bin
 # A test file stays on one worker, and each worker on one thread: two workers then use two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
 
-.PHONY: demo test check lint fast-tests bench clean
+.PHONY: demo test check lint fast-tests bench old-runtime arm64 clean
 
 demo: $(VENV)/host
 	$(BIN)/edgewise run recipes/demo.yaml --out runs/demo --force
 
-test: $(VENV)/dev lint
+test: $(VENV)/dev $(VENV)/old/environments.json $(VENV)/arm64 lint
 	sh scripts/debian.sh
 	sh scripts/web.sh
 	$(PYTEST)
@@ -28,6 +28,13 @@ lint: $(VENV)/dev
 fast-tests: $(VENV)/dev
 	$(PYTEST) -m "not slow"
 
+# Bundles under the oldest onnxruntime that has a wheel here, and on an ARM processor under qemu: function, never time.
+old-runtime: $(VENV)/dev $(VENV)/old/environments.json
+	$(PYTEST) tests/export/test_old_runtimes.py
+
+arm64: $(VENV)/dev $(VENV)/arm64
+	$(PYTEST) tests/export/test_arm64.py
+
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks
 
@@ -39,6 +46,12 @@ $(VENV)/host: pyproject.toml
 $(VENV)/dev: $(VENV)/host
 	$(BIN)/pip install --disable-pip-version-check -q -e ".[dev]"
 	touch $@
+
+$(VENV)/old/environments.json: scripts/old_runtimes.py | $(VENV)/dev
+	$(BIN)/python scripts/old_runtimes.py $(VENV)/old
+
+$(VENV)/arm64: scripts/arm64.sh | $(VENV)/dev
+	sh scripts/arm64.sh make $(VENV)/arm64 $(BIN)/python
 
 clean:
 	rm -rf $(VENV) runs

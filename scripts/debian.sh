@@ -1,12 +1,14 @@
 #!/bin/sh
 # Debian packages that the tests use: chromium opens the report and the web page, dataset-fashion-mnist is
 # real data, node and npm run the page's scripts and fetch onnxruntime-web; the OpenSSH client and server are the device
-# that is measured over ssh (a server of the tests' own, on the loopback).
+# that is measured over ssh (a server of the tests' own, on the loopback); strace shows what the runner opens.
+# PACKAGES="..." asks for others (scripts/arm64.sh does).
 # Installs what is missing where that is allowed; says what is missing where it is not.
 set -eu
-packages="chromium dataset-fashion-mnist openssh-client openssh-server"
-command -v node >/dev/null || packages="$packages nodejs"
-command -v npm >/dev/null || packages="$packages npm"
+tests="chromium dataset-fashion-mnist openssh-client openssh-server strace"
+command -v node >/dev/null || tests="$tests nodejs"
+command -v npm >/dev/null || tests="$tests npm"
+packages="${PACKAGES:-$tests}"
 missing=""
 for package in $packages; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"

@@ -16,6 +16,7 @@ RING = [
     "errors",
     "results",
     "judge",
+    "archive",
     "bundle",
     "recipe",
     "plan",

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The official builds of onnxruntime send usage data since 1.32; this is read when its library is loaded.
+# onnxruntime 1.32 for Linux writes a device id into ~/.cache/Microsoft and can report to its maker unless this stands
+# in the environment before it is imported; its own disable_telemetry_events() comes too late.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _HOME = {

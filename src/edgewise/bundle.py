@@ -7,8 +7,7 @@
     manifest.json   format version, input, labels, precision, lineage, measured figures, sha256 of every other file
     labels.txt      one label a line, in the order of the logits
     README.md       how to run it
-    runner.py       verify it; classify with and time onnx models with nothing but Python 3.6, numpy, Pillow and the
-                    runtime
+    runner.py       verify it; classify with and time onnx models with nothing but Python 3.6, numpy and the runtime
 """
 
 from __future__ import annotations

@@ -7,13 +7,16 @@ import hashlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -42,7 +45,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def vermin(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("vermin"), "-t=3.6-", "--violations", path]
+    command = [Path(sys.executable).with_name("vermin"), "-t=3.6-", "--eval-annotations", "--violations", path]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -74,8 +77,9 @@ def test_it_is_python_36_and_needs_nothing_of_edgewise(tmp_path: Path) -> None:
 
 
 def test_vermin_would_find_newer_syntax(tmp_path: Path) -> None:
-    (tmp_path / "new.py").write_text(runner_source() + "\nif (n := 3):\n    pass\n")
-    assert vermin(tmp_path / "new.py").returncode != 0
+    for newer in ("if (n := 3):\n    pass\n", "def f(a: tuple[int, ...]) -> None:\n    pass\n"):
+        (tmp_path / "new.py").write_text(runner_source() + "\n" + newer)
+        assert vermin(tmp_path / "new.py").returncode != 0, newer
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
@@ -83,6 +87,20 @@ def test_vermin_would_find_newer_syntax(tmp_path: Path) -> None:
 def test_the_shipped_pixels_are_ours_bit_for_bit(bundle: Path, picture: Path, fit: str, channels: int) -> None:
     theirs = shipped(bundle).load_pixels(str(picture), 19, 23, channels, fit, "bicubic")
     np.testing.assert_array_equal(theirs, load_pixels(picture, 19, 23, channels, fit, "bicubic"))
+
+
+def test_no_name_of_one_file_hides_that_of_another() -> None:
+    names: dict[str, int] = {}
+    for node in ast.parse(runner_source()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names[node.name] = names.get(node.name, 0) + 1
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                for name in ast.walk(target):
+                    if isinstance(name, ast.Name):
+                        names[name.id] = names.get(name.id, 0) + 1
+    assert {"prepare", "resample", "check_model", "decode", "Refused"} <= set(names)
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_an_import_that_cannot_be_written_in_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +228,12 @@ def test_no_bundle_another_format_and_a_broken_model(
     (bundle / "model.onnx").write_bytes(b"junk")
     edit(bundle, format="onnx", files={"model.onnx": hashlib.sha256(b"junk").hexdigest()})
     assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 6
+    assert "error[U61]: not an ONNX file" in capsys.readouterr().err
+    model = onnx.load(bundle.parent / "written.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    edit(bundle, files={"model.onnx": hashlib.sha256(model.SerializeToString()).hexdigest()})
+    assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 6
     assert "error[U04]: onnxruntime refuses this model file" in capsys.readouterr().err
 
 
@@ -281,3 +305,199 @@ def test_peak_rss_without_proc_comes_from_getrusage(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("builtins.open", absent)
     assert runner.peak_rss() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# --- Without Pillow, and arrays ---------------------------------------------------------------------------------
+
+
+def hide(tmp_path: Path, *names: str) -> dict[str, str]:
+    """An environment in which these packages cannot be imported."""
+    folder = tmp_path / "hidden"
+    folder.mkdir(exist_ok=True)
+    lines = [f"sys.modules[{name!r}] = None\n" for name in names]
+    (folder / "sitecustomize.py").write_text("import sys\n" + "".join(lines))
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def test_without_pillow_it_answers_the_same(bundle: Path, picture: Path, tmp_path: Path) -> None:
+    command = [sys.executable, bundle / "runner.py", "classify", picture]
+    Image.open(picture).save(tmp_path / "p.jpg")
+    np.save(tmp_path / "p.npy", np.asarray(Image.open(picture)))
+    with_it = lines(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    done = subprocess.run(
+        [*command, tmp_path / "p.jpg", tmp_path / "p.npy"],
+        env=hide(tmp_path, "PIL", "cv2"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    first, jpeg, array = lines(done.stdout)
+    assert (first["label"], first["top"]) == (with_it[0]["label"], with_it[0]["top"])
+    assert jpeg["error"] == "JPEG needs Pillow (pip install Pillow) or OpenCV"
+    assert array["top"] == first["top"]
+    assert (done.returncode, done.stderr) == (4, "")
+
+
+def test_without_pillow_opencv_reads_jpeg(bundle: Path, picture: Path, tmp_path: Path) -> None:
+    Image.open(picture).save(tmp_path / "p.jpg")
+    command = [sys.executable, bundle / "runner.py", "classify", tmp_path / "p.jpg"]
+    done = subprocess.run(command, env=hide(tmp_path, "PIL"), capture_output=True, text=True, check=True)
+    assert lines(done.stdout)[0]["label"] == "green"
+
+
+@pytest.mark.parametrize("kind", ["float", "pickle", "large", "text"])
+def test_arrays_that_are_no_pictures(
+    bundle: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.npy"
+    if kind == "float":
+        np.save(path, np.zeros((4, 4)))
+    elif kind == "pickle":
+        np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    elif kind == "large":
+        with path.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(
+                stream, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6)}
+            )
+    else:
+        path.write_text("hello")
+    assert runner.main(["classify", "--bundle", str(bundle), str(path)]) == 3
+    assert "error" in lines(capsys.readouterr().out)[0]
+
+
+# --- bench ------------------------------------------------------------------------------------------------------
+
+
+def test_bench_gives_each_clock_with_its_samples(bundle: Path, picture: Path) -> None:
+    done = run(bundle / "runner.py", "bench", picture, "--runs", 50)
+    load, first, model, e2e, facts = lines(done.stdout)
+    assert [load["clock"], first["clock"], model["clock"], e2e["clock"]] == ["load", "first", "model", "e2e"]
+    assert (load["n"], first["n"], model["n"], e2e["n"]) == (1, 1, 50, 50)
+    assert 0 < model["p50_ms"] <= model["p90_ms"]
+    assert e2e["p50_ms"] > model["p50_ms"]
+    assert facts["threads"] == 1
+    assert facts["versions"]["onnxruntime"] == onnxruntime.__version__
+
+
+def test_too_few_runs_have_no_90th_percentile(bundle: Path) -> None:
+    *_, model, _facts = lines(run(bundle / "runner.py", "bench", "--runs", 43).stdout)
+    assert (model["clock"], model["n"]) == ("model", 43)
+    assert "p90_ms" not in model
+
+
+def test_bench_of_a_bad_picture_is_one_message(bundle: Path, tmp_path: Path) -> None:
+    done = run(bundle / "runner.py", "bench", tmp_path / "none.png")
+    assert (done.returncode, done.stderr) == (3, f"error: {tmp_path / 'none.png'}: not a regular file\n")
+
+
+# --- camera -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """Twelve frames of motion JPEG: four red, four green, four blue."""
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    assert writer.isOpened()
+    for bgr in ((0, 0, 250), (0, 250, 0), (250, 0, 0)):
+        for _ in range(4):
+            writer.write(np.full((48, 64, 3), bgr, np.uint8))
+    writer.release()
+    return path
+
+
+def test_camera_answers_every_nth_frame_in_the_right_colours(bundle: Path, film: Path) -> None:
+    done = run(bundle / "runner.py", "camera", film, "--every", 2, "--top", 1)
+    *frames, last = lines(done.stdout)
+    assert [frame["frame"] for frame in frames] == [0, 2, 4, 6, 8, 10]
+    assert [frame["label"] for frame in frames] == ["red", "red", "green", "green", "blue", "blue"]
+    assert last == {"camera": str(film), "frames": 12, "answered": 6, "ended": "end"}
+    assert done.returncode == 0
+    *frames, last = lines(run(bundle / "runner.py", "camera", film, "--frames", 3).stdout)
+    assert (len(frames), last["ended"]) == (3, "enough")
+
+
+class StandIn:
+    """A camera: so many frames, then `after` (a lost camera answers False)."""
+
+    def __init__(self, frames: int, after: object) -> None:
+        self.frames, self.after, self.released = frames, after, False
+
+    def isOpened(self) -> bool:
+        return True
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.frames -= 1
+        if self.frames >= 0:
+            return True, np.full((48, 64), 200, np.uint8)
+        if isinstance(self.after, BaseException):
+            raise self.after
+        return False, None
+
+    def release(self) -> None:
+        self.released = True
+
+
+@pytest.mark.parametrize(("after", "code", "ended"), [(None, 4, "lost"), (KeyboardInterrupt(), 130, "interrupted")])
+def test_a_lost_camera_and_ctrl_c_end_cleanly(
+    after: object,
+    code: int,
+    ended: str,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stand_in = StandIn(2, after)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: stand_in)
+    assert runner.main(["camera", "--bundle", str(bundle)]) == code
+    told = capsys.readouterr()
+    assert lines(told.out)[-1] == {"camera": "0", "frames": 2, "answered": 2, "ended": ended}
+    assert stand_in.released
+    assert ("error[E36]: the camera is lost" in told.err) == (ended == "lost")
+
+
+def test_ctrl_c_reaches_a_running_camera(bundle: Path, tmp_path: Path) -> None:
+    """A pipe that is written slowly is a camera that does not end."""
+    code = (
+        "import runner, cv2, numpy, time\n"
+        "class Slow:\n"
+        "    isOpened = lambda self: True\n"
+        "    read = lambda self: (time.sleep(0.01), (True, numpy.zeros((9, 9, 3), numpy.uint8)))[1]\n"
+        "    release = lambda self: print('released', file=runner.sys.stderr)\n"
+        "cv2.VideoCapture = lambda source: Slow()\n"
+        "runner.sys.exit(runner.main(['camera']))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=bundle, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["frame"] == 0
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert lines(out)[-1]["ended"] == "interrupted"
+    assert err == "released\n"
+
+
+def test_what_camera_needs_is_named(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runner.main(["camera", "--bundle", str(bundle), "97"]) == 4
+    assert "error[E35]: the camera cannot be opened\n  where: 97\n  why: cameras here:" in capsys.readouterr().err
+    assert runner.main(["camera", "--bundle", str(bundle), "videotestsrc ! appsink"]) == 4
+    assert "this OpenCV was built without GStreamer" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert runner.main(["camera", "--bundle", str(bundle)]) == 4
+    assert "error[E34]: camera needs OpenCV" in capsys.readouterr().err
+
+
+# --- The page ---------------------------------------------------------------------------------------------------
+
+
+def test_every_key_of_the_json_lines_is_on_the_page(bundle: Path, picture: Path, film: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/runner.md").read_text(encoding="utf-8")
+    commands = [("classify", picture, "none.png"), ("camera", film), ("bench", picture), ("verify",), ("probe",)]
+    for command in commands:
+        for line in lines(run(bundle / "runner.py", *command).stdout):
+            for key in line:
+                assert f"`{key}`" in page, (command[0], key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,22 @@ def write_model(path: Path, size: int = SIZE) -> Path:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7), path)
     return path
+
+
+Edit = Callable[[onnx.ModelProto], None]
+"""A change to a model, in place."""
+
+
+def outside(location: str) -> Edit:
+    """Puts the weights into another file."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        weights = model.graph.initializer[0]
+        weights.ClearField("raw_data")
+        weights.data_location = TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=location)
+
+    return edit
 
 
 def make_bundle(folder: Path, size: int = SIZE, **changes: object) -> Path:

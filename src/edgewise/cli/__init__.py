@@ -12,6 +12,7 @@ import typer
 
 from edgewise import ranks
 from edgewise.cli.bench import bench
+from edgewise.cli.bundles import pack, unpack
 from edgewise.cli.export import export
 from edgewise.cli.images import data_check, explore_data
 from edgewise.cli.look import compare, doctor, models, profile, show_recipe, verify
@@ -38,7 +39,14 @@ toolchain_app = typer.Typer(
 )
 app.add_typer(toolchain_app, name="toolchain")
 
-for command in (run, train, export, web, explain, models, profile, compare, verify, bench, doctor):
+_COMMANDS = (
+    *(run, train, export, web, bench),
+    *(explain, models, profile, compare),
+    *(verify, pack, unpack, doctor),
+)
+"""In the order in which `--help` lists them."""
+
+for command in _COMMANDS:
     app.command()(command)
 app.command("recipe")(show_recipe)
 data_app.command("check")(data_check)

@@ -67,19 +67,25 @@ def compare(
 
 
 def verify(
-    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundle folders.")],
+    bundles: Annotated[
+        list[Path], typer.Argument(metavar="BUNDLE...", help="Bundle folders, archives of bundles or ONNX files.")
+    ],
+    labels: Annotated[
+        Path | None, typer.Option(help="For an ONNX file without its labels: a text file, one label a line.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Check that a bundle is as it was written and that its runtime opens it."""
-    from edgewise.device.check import check_bundle
+    from edgewise.device.check import check
 
-    facts = [check_bundle(bundle) for bundle in bundles]
+    facts = [check(bundle, labels) for bundle in bundles]
     if json_:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
         return
     for fact in facts:
         runtime = f"{fact['runtime']} {fact['version']}"
-        print(f"ok  {fact['bundle']}  {fact['files']} files, {fact['classes']} classes, opens in {runtime}")
+        files = f"{fact['files']} files, " if "files" in fact else ""
+        print(f"ok  {fact.get('bundle', fact.get('model'))}  {files}{fact['classes']} classes, opens in {runtime}")
 
 
 def doctor(

@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from edgewise.data import similar
 from edgewise.data.pool import PATIENCE, Content, Progress, each
 from edgewise.data.read import Reading, digest_of, hash_images, read
-from edgewise.device import preprocess
+from edgewise.device import decode, preprocess, resample
 from edgewise.errors import UnavailableError
 from edgewise.runs import cache_dir, write_atomic, write_text
 
@@ -339,7 +339,7 @@ def _stamp(content: Content) -> list[str | int]:
 @functools.cache
 def _version() -> str:
     """Of the implementation of the pixels and looks: its source and Pillow's version."""
-    source = inspect.getsource(preprocess) + inspect.getsource(similar.look)
+    source = "".join(inspect.getsource(one) for one in (preprocess, decode, resample)) + inspect.getsource(similar.look)
     return hashlib.sha256(source.encode()).hexdigest() + " Pillow " + PIL.__version__
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgewise.device.base import Pixels, Scores, Session
+from edgewise.device.onnxfile import BadModel, check_model, read_model
 from edgewise.errors import UnavailableError, UntrustedError
 
 
@@ -19,6 +20,7 @@ class OrtSession:
     """
 
     def __init__(self, path: Path, threads: int, model: bytes | None = None) -> None:
+        model = _checked(path, model)
         try:
             import onnxruntime as ort
         except ImportError as problem:
@@ -31,9 +33,7 @@ class OrtSession:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
         try:
-            self._session: Any = ort.InferenceSession(
-                path.read_bytes() if model is None else model, sess_options=options, providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
         except Exception as problem:  # the runtime's errors share no other base class
             raise UntrustedError(
                 "onnxruntime refuses this model file",
@@ -61,6 +61,26 @@ class OrtSession:
         }
 
 
+def _checked(path: Path, model: bytes | None) -> bytes:
+    """The bytes of an ONNX file that is safe to hand to a runtime."""
+    try:
+        model = read_model(str(path)) if model is None else model
+        check_model(model)
+    except OSError as problem:
+        raise UntrustedError(
+            "the model file cannot be read", code="U60", where={"file": path}, why=str(problem)
+        ) from None
+    except BadModel as problem:
+        raise UntrustedError(
+            problem.what,
+            code=problem.code,
+            where={"file": path},
+            why=str(problem),
+            fix="export the model again with edgewise; do not run this file",
+        ) from None
+    return model
+
+
 class OrtRuntime:
     """Runs `.onnx` files; see `edgewise.device.base.Runtime`."""
 
@@ -75,7 +95,11 @@ logits = session.run(None, {session.get_inputs()[0].name: image})[0]
 """
 
     def load(self, path: Path, threads: int = 1) -> Session:
-        """Open an ONNX file that holds all its weights (external data is never followed: the file is read as bytes)."""
+        """Open an ONNX file that holds all its weights.
+
+        The file is checked before the runtime sees it (`edgewise.device.onnxfile`), which gets it as bytes: nothing
+        outside it is ever opened.
+        """
         return OrtSession(path, threads)
 
     def version(self) -> str | None:

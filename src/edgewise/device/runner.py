@@ -1,12 +1,16 @@
-"""Runs one edgewise bundle: classify pictures, verify the files, probe the cost of a cold start.
+"""Runs one edgewise bundle: classify pictures or a camera, verify the files, time it.
 
     python runner.py classify IMAGE... [--top K] [--threads N]
+    python runner.py camera [SOURCE] [--every N] [--frames N] [--top K] [--threads N]
+    python runner.py bench [IMAGE] [--runs N] [--threads N]
     python runner.py verify
+    python runner.py tensorrt FILE.onnx
     python runner.py probe [--runs N] [--threads N] [--baseline]
 
-Answers are JSON, one line each, on standard output; words go to standard error. Needs Python 3.6 or newer, numpy,
-Pillow 8 or newer and onnxruntime 1.10 or newer, and nothing else. Exit codes: 0 ok, 2 usage, 3 a picture cannot be
-decoded, 4 something is not installed, 6 the bundle is damaged or was changed.
+Answers are JSON, one line each, on standard output; words go to standard error. Needs Python 3.6 or newer, numpy and
+onnxruntime 1.10 or newer. PNG, PPM, BMP and .npy are read with that alone; Pillow 8 or newer reads JPEG, GIF, WebP and
+TIFF too and is faster, OpenCV reads JPEG and cameras. Exit codes: 0 ok, 2 usage, 3 a picture cannot be decoded, 4
+something is not installed or the camera is gone, 6 the bundle is damaged or was changed, 130 Ctrl-C.
 """
 
 import argparse
@@ -18,12 +22,23 @@ import time
 from typing import Any, Dict, List, Optional
 
 _FIRST_LINE = time.monotonic()  # before the slow imports: they are part of a cold start
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime 1.32 writes a device id and may report it unless told before
 
 import numpy as np  # noqa: E402
-import PIL  # noqa: E402
 
+from edgewise.device.decode import MAX_PIXELS, BadImage, NoDecoder  # noqa: E402
+from edgewise.device.onnxfile import BadModel, check_model, read_model, with_float_input  # noqa: E402
 from edgewise.device.packed import BadPacked, unpack  # noqa: E402
-from edgewise.device.preprocess import BadImage, open_image, prepare, softmax  # noqa: E402
+from edgewise.device.preprocess import open_image, prepare, softmax  # noqa: E402
+
+try:
+    import PIL
+except ImportError:  # a board without it
+    PIL = None  # type: ignore[assignment]
+
+INSTALL_CV2 = "pip install opencv-python-headless, or: sudo apt install python3-opencv"
+P90_RUNS = 44  # fewer cannot hold a 90th percentile with its 95 % interval
+WARM_UP = 10
 
 
 class Refused(Exception):
@@ -33,6 +48,9 @@ class Refused(Exception):
         super().__init__(what)
         self.exit_code = exit_code
         self.message = "error[{}]: {}\n  where: {}\n  why: {}\n  fix: {}".format(code, what, where, why, fix)
+
+
+# --- The bundle -------------------------------------------------------------------------------------------------
 
 
 def read_manifest(folder: str) -> Dict[str, Any]:
@@ -68,22 +86,48 @@ def check_files(folder: str, files: Dict[str, str]) -> None:
         raise Refused(6, "U03", "the bundle is not as it was written", folder, "; ".join(problems), fix)
 
 
-def load_session(path: str, threads: int) -> Any:
-    """Open the ONNX file, packed or not, for single-stream use on the CPU; weights outside of it are never followed."""
+def open_bundle(folder: str, threads: int) -> Any:
+    """(manifest, session) of a bundle whose model file is as it was written, and is what the manifest says."""
+    manifest = read_manifest(folder)
+    if manifest["format"] not in ("onnx", "packed"):
+        why = "the format is {}".format(manifest["format"])
+        fix = "use a bundle of format onnx or packed"
+        raise Refused(4, "E33", "this runner runs onnx and packed bundles only", folder, why, fix)
+    path, model, facts = read_checked(folder, manifest)
+    says = [manifest["input"][key] for key in ("height", "width", "channels")] + [len(manifest["labels"])]
+    has = facts["input"][2][1:] + facts["output"][2][1:]
+    pairs = zip(has, says)  # noqa: B905 - Python 3.6 knows no strict
+    if len(has) != 4 or any(dim is not None and dim != said for dim, said in pairs):
+        why = "height, width, channels, classes are {} in the manifest and {} in the model".format(says, has)
+        raise Refused(6, "U02", "the manifest does not belong to the model", folder, why, "export the bundle again")
+    return manifest, load_session(model, path, threads)
+
+
+def read_checked(folder: str, manifest: Dict[str, Any]) -> Any:
+    """(path, bytes, facts) of a bundle's ONNX file, unpacked where it is packed, as it was written and safe to open."""
+    name = manifest["model_file"]
+    check_files(folder, {name: manifest["files"][name]})
+    path = os.path.join(folder, name)
+    try:
+        model = read_model(path)
+        if manifest["format"] == "packed":
+            model = unpack(model)
+        return path, model, check_model(model)
+    except BadPacked as problem:
+        fix = "copy or export it again; do not run it"
+        raise Refused(6, "U53", "this packed model is damaged", path, str(problem), fix) from None
+    except BadModel as problem:
+        raise Refused(6, problem.code, problem.what, path, str(problem), "export it again; do not run it") from None
+
+
+def load_session(model: bytes, path: str, threads: int) -> Any:
+    """Open a checked ONNX file for single-stream use on the CPU; `path` is only named."""
     ort = _runtime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    with open(path, "rb") as stream:
-        model = stream.read()
-    if path.endswith(".packed"):
-        try:
-            model = unpack(model)
-        except BadPacked as problem:
-            fix = "copy or export it again; do not run it"
-            raise Refused(6, "U53", "this packed model is damaged", path, str(problem), fix) from None
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # noqa: BLE001 - the runtime's errors share no base class but Exception
@@ -93,31 +137,109 @@ def load_session(path: str, threads: int) -> Any:
         ) from None
 
 
+def read_picture(path: str) -> Any:
+    """What `prepare` takes: a decoded picture file, or a .npy array, uint8 (height, width[, 1 or 3]), gray or RGB."""
+    if not path.endswith(".npy"):
+        return open_image(path)
+    if not os.path.isfile(path):
+        raise BadImage("not a regular file")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.size > 3 * MAX_PIXELS:
+            raise ValueError("{} values, more than {}".format(array.size, 3 * MAX_PIXELS))
+        return np.array(array)
+    except (OSError, ValueError, SyntaxError, EOFError) as problem:
+        raise BadImage("not an array of pixels: {}".format(problem)) from None
+
+
+def answer(manifest: Dict[str, Any], session: Any, image: Any, top: int) -> Dict[str, Any]:
+    """The labels of a decoded picture: from its pixels to the best `top`, with the time that took."""
+    start = time.perf_counter()
+    pixels = prepare(image, **_preprocessing(manifest))
+    scores = softmax(session.run(None, {session.get_inputs()[0].name: pixels[np.newaxis]})[0])[0]
+    best = [int(index) for index in np.argsort(-scores, kind="stable")[: max(1, top)]]
+    ms = (time.perf_counter() - start) * 1e3
+    ranked = [{"label": manifest["labels"][index], "confidence": round(float(scores[index]), 6)} for index in best]
+    return dict(ranked[0], top=ranked, ms=round(ms, 3))
+
+
+# --- Commands ---------------------------------------------------------------------------------------------------
+
+
 def classify(folder: str, images: List[str], top: int, threads: int) -> int:
-    """Print one line for each picture; 3 when one of them cannot be decoded, else 0."""
-    if int(PIL.__version__.split(".")[0]) < 8:
-        raise Refused(
-            4, "E32", "Pillow is too old", PIL.__version__, "version 8 or newer is needed", "pip install -U Pillow"
-        )
-    manifest, session = _open(folder, threads)
-    name = session.get_inputs()[0].name
-    options = {key: manifest["input"][key] for key in ("height", "width", "channels", "fit", "interpolation")}
-    failed = False
+    """Print one line for each picture; 4 when one needs a package that is missing, 3 when one is damaged, else 0."""
+    _check_pillow()
+    manifest, session = open_bundle(folder, threads)
+    code = 0
     for path in images:
         try:
-            image = open_image(path)
-            start = time.perf_counter()
-            pixels = prepare(image, **options)
-            scores = softmax(session.run(None, {name: pixels[np.newaxis]})[0])[0]
-            best = [int(index) for index in np.argsort(-scores, kind="stable")[: max(1, top)]]
-            ms = (time.perf_counter() - start) * 1e3
+            line = answer(manifest, session, read_picture(path), top)
         except BadImage as problem:
-            failed = True
-            _say({"file": path, "error": str(problem)})
-            continue
-        ranked = [{"label": manifest["labels"][index], "confidence": round(float(scores[index]), 6)} for index in best]
-        _say(dict(file=path, **ranked[0], top=ranked, ms=round(ms, 3)))
-    return 3 if failed else 0
+            code = max(code, 4 if isinstance(problem, NoDecoder) else 3)
+            line = {"error": str(problem)}
+        _say(dict(file=path, **line))
+    return code
+
+
+def camera(folder: str, source: str, every: int, frames: int, top: int, threads: int) -> int:
+    """Classify every n-th frame of a camera, a GStreamer pipeline or a video file, one line each, and a last line.
+
+    Ends with 0 at the end of a file or after `frames` answers, with 4 when the camera is lost, with 130 after Ctrl-C.
+    """
+    try:
+        import cv2
+    except ImportError as problem:
+        raise Refused(4, "E34", "camera needs OpenCV", sys.executable, str(problem), INSTALL_CV2) from None
+    manifest, session = open_bundle(folder, threads)
+    capture = _open_camera(cv2, source)
+    read = answered = 0
+    ended = "lost"
+    try:
+        while not frames or answered < frames:
+            there, frame = capture.read()
+            if not there or frame is None:
+                ended = "end" if os.path.isfile(source) else "lost"
+                break
+            read += 1
+            if (read - 1) % every == 0:
+                picture = frame if frame.ndim == 2 else np.ascontiguousarray(frame[..., 2::-1])  # BGR to RGB
+                _say(dict(frame=read - 1, **answer(manifest, session, picture, top)))
+                answered += 1
+        else:
+            ended = "enough"
+    except KeyboardInterrupt:
+        ended = "interrupted"
+    finally:
+        capture.release()
+    _say({"camera": source, "frames": read, "answered": answered, "ended": ended})
+    if ended == "lost":
+        why = "no frame came after {} frames".format(read)
+        raise Refused(
+            4, "E36", "the camera is lost", source, why, "plug it in again and start anew; `dmesg` tells more"
+        )
+    return 130 if ended == "interrupted" else 0
+
+
+def bench(folder: str, image: Optional[str], runs: int, threads: int) -> int:
+    """Time this machine: one line for each clock, from this one process, on nothing but this bundle.
+
+    Clocks: load (start of this file to a ready session), first (the first inference), model (an inference on pixels
+    that are ready) and, with an image, e2e (from the decoded picture to its labels).
+    """
+    if image is not None:
+        _check_pillow()
+    manifest, session = open_bundle(folder, threads)
+    _say({"clock": "load", "n": 1, "ms": (time.monotonic() - _FIRST_LINE) * 1e3})
+    name = session.get_inputs()[0].name
+    picture = _noise(manifest) if image is None else read_picture(image)
+    ready = prepare(picture, **_preprocessing(manifest))[np.newaxis]
+    first = _timed(lambda: session.run(None, {name: ready}), 1)
+    _say({"clock": "first", "n": 1, "ms": first[0]})
+    _say(_summary("model", _timed(lambda: session.run(None, {name: ready}), runs + WARM_UP)[WARM_UP:]))
+    if image is not None:
+        _say(_summary("e2e", _timed(lambda: answer(manifest, session, picture, 1), runs + WARM_UP)[WARM_UP:]))
+    _say({"bundle": manifest["name"], "threads": threads, "peak_rss_bytes": peak_rss(), "versions": _versions()})
+    return 0
 
 
 def verify(folder: str) -> int:
@@ -132,25 +254,36 @@ def verify(folder: str) -> int:
     return 0
 
 
+def tensorrt(folder: str, out: str) -> int:
+    """Write the model with float32 pixels (0..255), which TensorRT 8.2 reads; it takes no uint8."""
+    path, model, facts = read_checked(folder, read_manifest(folder))
+    try:
+        changed = with_float_input(model)
+    except BadModel as problem:
+        raise Refused(6, problem.code, problem.what, path, str(problem), "give the fp32 bundle's folder") from None
+    try:
+        with open(out, "xb") as stream:
+            stream.write(changed)
+    except OSError as problem:
+        raise Refused(4, "E37", "the file cannot be written", out, str(problem), "give a new name") from None
+    _say({"file": out, "input": facts["input"][0], "shape": [1, *facts["input"][2][1:]], "type": "float32"})
+    return 0
+
+
 def probe(folder: str, runs: int, threads: int, baseline: bool, started: float) -> int:
     """Print what a cold start costs this fresh process: time to a ready session, first run, memory.
 
     `baseline_rss_bytes` is the peak before the model is touched: Python, numpy, Pillow and the runtime. `started` is
     the `time.monotonic()` at which the process was launched.
     """
-    ort = _runtime()
-    facts = {"baseline_rss_bytes": peak_rss(), "versions": _versions(ort)}  # type: Dict[str, Any]
+    _runtime()
+    facts = {"baseline_rss_bytes": peak_rss(), "versions": _versions()}  # type: Dict[str, Any]
     if not baseline:
-        manifest, session = _open(folder, threads)
+        manifest, session = open_bundle(folder, threads)
         facts["load_ms"] = (time.monotonic() - started) * 1e3
-        height, width, channels = (manifest["input"][key] for key in ("height", "width", "channels"))
-        pixels = np.random.RandomState(0).randint(0, 256, (1, height, width, channels)).astype(np.uint8)
+        pixels = _noise(manifest)[np.newaxis]
         name = session.get_inputs()[0].name
-        taken = []
-        for _ in range(max(1, runs)):
-            start = time.perf_counter()
-            session.run(None, {name: pixels})
-            taken.append((time.perf_counter() - start) * 1e3)
+        taken = _timed(lambda: session.run(None, {name: pixels}), runs)
         facts.update(first_ms=taken[0], median_ms=float(np.median(taken)), runs=len(taken), peak_rss_bytes=peak_rss())
     _say(facts)
     return 0
@@ -180,12 +313,23 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         if options.command == "classify":
             return classify(options.bundle, options.image, options.top, options.threads)
+        if options.command == "camera":
+            return camera(options.bundle, options.source, options.every, options.frames, options.top, options.threads)
+        if options.command == "bench":
+            return bench(options.bundle, options.image, options.runs, options.threads)
         if options.command == "verify":
             return verify(options.bundle)
+        if options.command == "tensorrt":
+            return tensorrt(options.bundle, options.file)
         return probe(options.bundle, options.runs, options.threads, options.baseline, options.started)
     except Refused as problem:
         print(problem.message, file=sys.stderr)
         return problem.exit_code
+    except BadImage as problem:
+        print("error: {}: {}".format(options.image, problem), file=sys.stderr)
+        return 4 if isinstance(problem, NoDecoder) else 3
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -193,37 +337,89 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--bundle", default=here, help="folder with manifest.json (default: where this file is)")
     timed = argparse.ArgumentParser(add_help=False, parents=[common])
-    timed.add_argument("--threads", type=int, default=1, help="threads of the runtime (default: 1)")
+    timed.add_argument("--threads", type=_at_least_1, default=1, help="threads of the runtime (default: 1)")
+    asked = argparse.ArgumentParser(add_help=False, parents=[timed])
+    asked.add_argument("--top", type=_at_least_1, default=3, help="how many labels to list (default: 3)")
     parser = argparse.ArgumentParser(description="Run an edgewise bundle.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
-    one = commands.add_parser("classify", parents=[timed], help="say what is on pictures, one JSON line each")
-    one.add_argument("image", nargs="+", help="picture file")
-    one.add_argument("--top", type=int, default=3, help="how many labels to list (default: 3)")
+    one = commands.add_parser("classify", parents=[asked], help="say what is on pictures, one JSON line each")
+    one.add_argument("image", nargs="+", help="picture file, or .npy with uint8 (height, width[, 3])")
+    one = commands.add_parser("camera", parents=[asked], help="say what a camera sees, one JSON line for a frame")
+    one.add_argument("source", nargs="?", default="0", help="number, GStreamer pipeline or video file (default: 0)")
+    one.add_argument("--every", type=_at_least_1, default=1, help="classify every n-th frame (default: 1)")
+    one.add_argument("--frames", type=int, default=0, help="stop after so many answers (default: 0, never)")
+    one = commands.add_parser("bench", parents=[timed], help="time it here, one JSON line for each clock")
+    one.add_argument("image", nargs="?", help="picture; without one there is no e2e clock")
+    one.add_argument("--runs", type=_at_least_1, default=100, help="inferences to time (default: 100)")
     commands.add_parser("verify", parents=[common], help="check that no file was changed")
+    one = commands.add_parser("tensorrt", parents=[common], help="write the fp32 model as TensorRT 8.2 takes it")
+    one.add_argument("file", help="the .onnx file to write; must not exist")
     one = commands.add_parser("probe", parents=[timed], help="time a cold start and read its memory")
-    one.add_argument("--runs", type=int, default=20, help="inferences to run (default: 20)")
+    one.add_argument("--runs", type=_at_least_1, default=20, help="inferences to run (default: 20)")
     one.add_argument("--baseline", action="store_true", help="stop once the runtime is imported")
     one.add_argument("--started", type=float, default=_FIRST_LINE, help="time.monotonic() at the launch")
     return parser
 
 
-def _open(folder: str, threads: int) -> Any:
-    manifest = read_manifest(folder)
-    if manifest["format"] not in ("onnx", "packed"):
-        why = "the format is {}".format(manifest["format"])
-        fix = "use a bundle of format onnx or packed"
-        raise Refused(4, "E33", "this runner runs onnx and packed bundles only", folder, why, fix)
-    name = manifest["model_file"]
-    check_files(folder, {name: manifest["files"][name]})
-    session = load_session(os.path.join(folder, name), threads)
-    says = [manifest["input"][key] for key in ("height", "width", "channels")] + [len(manifest["labels"])]
-    has = list(session.get_inputs()[0].shape[1:]) + list(session.get_outputs()[0].shape[1:])
-    pairs = zip(has, says)  # noqa: B905 - Python 3.6 knows no strict
-    if len(has) != 4 or any(isinstance(dim, int) and dim != said for dim, said in pairs):
-        why = "height, width, channels, classes are {} in the manifest and {} in the model".format(says, has)
-        raise Refused(6, "U02", "the manifest does not belong to the model", folder, why, "export the bundle again")
-    return manifest, session
+def _at_least_1(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("1 or more, not {}".format(value))
+    return value
+
+
+def _open_camera(cv2: Any, source: str) -> Any:
+    if source.isdigit():
+        capture = cv2.VideoCapture(int(source))
+    elif "!" in source:
+        capture = cv2.VideoCapture(source, cv2.CAP_GSTREAMER)
+    else:
+        capture = cv2.VideoCapture(source)
+    if capture.isOpened():
+        return capture
+    capture.release()
+    if "!" in source:
+        has = "GStreamer: YES" in " ".join(cv2.getBuildInformation().split())
+        why = "the pipeline does not start" if has else "this OpenCV was built without GStreamer"
+        fix = "try it with gst-launch-1.0; it ends in appsink" if has else "sudo apt install python3-opencv"
+    else:
+        found = sorted(name for name in os.listdir("/dev") if name.startswith("video")) if os.path.isdir("/dev") else []
+        why = "cameras here: {}".format(", ".join("/dev/" + name for name in found) or "none")
+        fix = "is another program using it, and are you in the group video?"
+    raise Refused(4, "E35", "the camera cannot be opened", source, why, fix)
+
+
+def _check_pillow() -> None:
+    if PIL is not None and int(PIL.__version__.split(".")[0]) < 8:
+        why = "version 8 or newer is needed, or none"
+        raise Refused(4, "E32", "Pillow is too old", PIL.__version__, why, "pip install -U Pillow")
+
+
+def _preprocessing(manifest: Dict[str, Any]) -> Dict[str, Any]:
+    return {key: manifest["input"][key] for key in ("height", "width", "channels", "fit", "interpolation")}
+
+
+def _noise(manifest: Dict[str, Any]) -> Any:
+    shape = [manifest["input"][key] for key in ("height", "width", "channels")]
+    return np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
+
+
+def _timed(work: Any, runs: int) -> List[float]:
+    """Milliseconds of each of so many calls."""
+    taken = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        work()
+        taken.append((time.perf_counter() - start) * 1e3)
+    return taken
+
+
+def _summary(clock: str, taken: List[float]) -> Dict[str, Any]:
+    line = {"clock": clock, "n": len(taken), "p50_ms": round(float(np.percentile(taken, 50)), 6)}  # type: Dict[str, Any]
+    if len(taken) >= P90_RUNS:
+        line["p90_ms"] = round(float(np.percentile(taken, 90)), 6)
+    return line
 
 
 def _runtime() -> Any:
@@ -236,9 +432,10 @@ def _runtime() -> Any:
     return onnxruntime
 
 
-def _versions(ort: Any) -> Dict[str, str]:
+def _versions() -> Dict[str, Optional[str]]:
     python = ".".join(str(part) for part in sys.version_info[:3])
-    return {"python": python, "numpy": np.__version__, "Pillow": PIL.__version__, "onnxruntime": ort.__version__}
+    pillow = None if PIL is None else str(PIL.__version__)
+    return {"python": python, "numpy": np.__version__, "Pillow": pillow, "onnxruntime": _runtime().__version__}
 
 
 def _sha256(path: str) -> str:

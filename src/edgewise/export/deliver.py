@@ -11,6 +11,7 @@ from edgewise.data import Dataset
 from edgewise.device import RUNTIMES
 from edgewise.errors import EdgewiseError, ExportError
 from edgewise.export import FORMATS
+from edgewise.export.collapse import what_was_lost
 from edgewise.export.desk import Desk, Exported, Order, bundle_name
 from edgewise.export.verify import parity
 from edgewise.measure import latency
@@ -127,6 +128,9 @@ def _deliver_int8(desk: Desk, floating: Path, outcome: Outcome, progress: Progre
     else:
         best = max(tried, key=lambda one: one.macro_f1)
         refused = f"int8 loses {best.drop:.1%} macro F1 on validation, more than {options.int8_max_drop:.1%}"
+        before, after = desk.scores(floating, "val"), desk.scores(desk.write("int8", best.scheme), "val")
+        refused += f", calibrated on {len(desk.calibration)} images: "
+        refused += what_was_lost(before, after, desk.val.labels, desk.classes)
     outcome.candidates += [dataclasses.replace(one, kept=one is best) for one in tried]
     path = desk.write("int8", best.scheme)
     outcome.exported.append(desk.bundle(path, "int8", best.scheme, refused=refused))

@@ -18,6 +18,8 @@ from edgewise.device.standalone import runner_source
 from edgewise.export import FORMATS
 from edgewise.export.base import ExportSpec, sidecars_of
 from edgewise.export.blame import first_difference
+from edgewise.export.collapse import apart
+from edgewise.export.tensorrt import for_tensorrt
 from edgewise.export.verify import parity
 from edgewise.measure.accuracy import confusion_matrix, macro_f1, quality, quality_of_part
 from edgewise.measure.calibration import calibrate
@@ -122,7 +124,7 @@ class Desk:
             "val": self.val.images,
             "parity": np.concatenate([self.test.images, *more]) if more else self.test.images,
         }
-        self.calibration = calibration_images(dataset.train, options.calibration_images, seed)
+        self.calibration = apart(calibration_images(dataset.train, options.calibration_images, seed), self.test.images)
 
     def expected(self, part: str) -> Scores:
         """Torch's logits for "val", or for "parity" (the test images come first), computed once."""
@@ -164,7 +166,8 @@ class Desk:
         runtime = RUNTIMES[self.format]
         folder = self.order.folder / manifest.name
         text = readme(manifest, runtime.install, runtime.example)
-        extra = {"README.md": text, "runner.py": runner_source()}
+        texts = {"README.md": text, "runner.py": runner_source()}
+        extra = for_tensorrt(texts, manifest, self.write("fp32", ""), self.calibration)
         sidecars = sidecars_of(FORMATS[self.format], path)
         return Exported(
             name=manifest.name,

@@ -90,6 +90,7 @@ class OnnxExporter:
         if spec.precision == "fp16":
             store_halves(proto)
         _shorten(proto)
+        _drop_unused_domains(proto)
         _describe(proto, model, spec)
         onnx.checker.check_model(proto)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -262,6 +263,14 @@ def _shorten(proto: onnx.ModelProto) -> None:
     for initializer in graph.initializer:
         initializer.name = short.setdefault(initializer.name, f"t{len(short):x}")
     del graph.value_info[:]
+
+
+def _drop_unused_domains(proto: onnx.ModelProto) -> None:
+    """Import only operator sets that are used: old runtimes refuse newer versions even of those that are not."""
+    used = {node.domain for node in proto.graph.node} | {""}
+    kept = [entry for entry in proto.opset_import if entry.domain in used]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
 
 
 def _describe(proto: onnx.ModelProto, model: Model, spec: ExportSpec) -> None:
