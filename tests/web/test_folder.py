@@ -24,7 +24,6 @@ from edgewise.errors import ExportError, UnavailableError, UntrustedError
 from edgewise.export.web import folder as web_folder
 from edgewise.export.web import runtime as onnxruntime_web
 from edgewise.export.web import write_web
-from edgewise.export.web.parity import pass_order, trained_order
 from edgewise.runs import cache_dir, file_sha256
 from tests.device.tiny import make_bundle
 from tests.web.browser import runtime
@@ -253,21 +252,6 @@ def test_what_was_fetched_on_request_is_checked_and_kept(registry: str, monkeypa
     monkeypatch.setattr(onnxruntime_web, "_fetch", lambda _: pytest.fail("fetched twice"))
     assert onnxruntime_web.runtime_files(None) == onnxruntime_web.runtime_files(None, download=True) == first
     assert sorted(path.name for path in cache_dir().rglob("*") if path.is_file()) == sorted(onnxruntime_web.FILES)
-
-
-# --- training's Pillow ------------------------------------------------------------------------------------------
-
-
-def test_the_order_of_pillows_passes_is_found_and_a_change_of_it_is_told(unpacked: Path, tmp_path: Path) -> None:
-    here = "larger loss first" if int(Image.__version__.partition(".")[0]) >= 13 else "width first"
-    assert pass_order() == here
-    assert trained_order({"versions": {"Pillow": "12.1.0"}}) == "width first"
-    assert trained_order({"versions": {"Pillow": "13.0.0"}}) == "larger loss first"
-    assert trained_order({}) is None
-    other = "12.0.0" if here == "larger loss first" else "13.0.0"
-    bundle = make_bundle(tmp_path / "made", lineage={"versions": {"Pillow": other}})
-    (note,) = write_web(bundle, tmp_path / "web", runtime=unpacked).notes
-    assert "pixels of tall pictures can differ" in note
 
 
 # --- the command ------------------------------------------------------------------------------------------------

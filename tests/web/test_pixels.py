@@ -14,7 +14,6 @@ from PIL import Image
 
 from edgewise.device.preprocess import FITS, MAX_PIXELS, RESAMPLE, prepare
 from edgewise.export import web
-from edgewise.export.web.parity import pass_order
 
 PAGE = Path(web.__file__).parent / "page"
 HERE = Path(__file__).parent
@@ -38,7 +37,7 @@ def in_javascript(cases: list[Case]) -> list[np.ndarray]:
             "width": picture.shape[1],
             "height": picture.shape[0],
             "channels": picture.shape[2],
-            "spec": {"order": pass_order(), **spec},
+            "spec": spec,
         }
         for picture, spec in cases
     ]
@@ -125,19 +124,3 @@ def test_a_tall_sliver_takes_the_same_detour() -> None:
     sliver = picture(np.random.default_rng(2), MAX_PIXELS // 224 + 1, 2, "noise")
     spec = {"height": 224, "width": 224, "channels": 1, "fit": "squash", "interpolation": "bilinear"}
     assert differing([(sliver, spec)])[0] == 0
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_the_order_of_older_pillows_can_be_asked_for(interpolation: str) -> None:
-    """Up to version 12: the width first, always; two calls of any version do the same."""
-    random = np.random.default_rng(3)
-    spec = {"height": 20, "width": 12, "channels": 3, "fit": "squash", "interpolation": interpolation}
-    tall = picture(random, 300, 17, "black and white")
-    filter_ = Image.Resampling(RESAMPLE[interpolation])
-    width_first = np.asarray(Image.fromarray(tall).resize((12, 300), filter_).resize((12, 20), filter_))
-    height_first = np.asarray(Image.fromarray(tall).resize((17, 20), filter_).resize((12, 20), filter_))
-    assert (width_first != height_first).any()
-    orders = ("width first", "larger loss first")
-    made = in_javascript([(tall, {**spec, "order": order}) for order in orders])
-    assert np.array_equal(made[0], width_first)
-    assert np.array_equal(made[1], height_first)

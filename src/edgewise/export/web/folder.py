@@ -31,7 +31,7 @@ from edgewise.device import RUNTIMES
 from edgewise.device.check import check_bundle
 from edgewise.errors import ExportError, UnavailableError
 from edgewise.export.web import runtime as onnxruntime_web
-from edgewise.export.web.parity import TOLERANCE, cases, pass_order, trained_order
+from edgewise.export.web.parity import TOLERANCE, cases
 from edgewise.export.web.readme import licence, readme
 from edgewise.export.web.samples import Sample, read_sample
 from edgewise.runs import file_sha256
@@ -109,7 +109,7 @@ def write_web(
         hashes = {name: file_sha256(staging / name) for name in _sizes(staging)}
         _put(staging / FACTS, json.dumps({**facts, "files": hashes}, indent=1, allow_nan=False).encode())
         sizes = _sizes(staging)
-    notes = [note for sample in taken for note in sample.notes] + _order_notes(manifest)
+    notes = [note for sample in taken for note in sample.notes]
     return WebFolder(out, manifest.name, f"{onnxruntime_web.NAME} {onnxruntime_web.VERSION}", sizes, notes)
 
 
@@ -128,7 +128,7 @@ def _facts(bundle: Path, manifest: Manifest) -> dict[str, Any]:
         "precision": manifest.precision,
         "scheme": manifest.scheme,
         "labels": manifest.labels,
-        "input": {**manifest.input.preprocessing(), "order": pass_order()},
+        "input": manifest.input.preprocessing(),
         "temperature": _temperature(manifest),
         "model": {"file": "model.onnx", "bytes": size, "sha256": manifest.files[manifest.model_file]},
         "runtime": {
@@ -178,16 +178,6 @@ def _write_check(bundle: Path, manifest: Manifest, taken: Sequence[Sample], path
         "cases": found,
     }
     return {"check": check, "samples": shown}
-
-
-def _order_notes(manifest: Manifest) -> list[str]:
-    trained = trained_order(manifest.lineage)
-    if trained in (None, pass_order()):
-        return []
-    return [
-        f"the model was trained on pixels that Pillow scaled {trained}, the Pillow here scales {pass_order()}, and so "
-        "does the page: pixels of tall pictures can differ in the last bits"
-    ]
 
 
 def _check_free(out: Path, force: bool) -> None:

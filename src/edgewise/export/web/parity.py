@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,26 +70,3 @@ def _picture(random: np.random.Generator, height: int, width: int) -> NDArray[np
     ]
     picture = 127.5 + 90 * np.stack(waves, axis=-1) + random.normal(0, 40, (height, width, 3))
     return np.clip(picture, 0, 255).astype(np.uint8)
-
-
-@functools.cache
-def pass_order() -> str:
-    """In which order the installed Pillow scales: "width first" (up to 12) or "larger loss first" (13 and later).
-
-    Pillow rounds to 8 bits between its two passes, so that the order changes pixels; it is found by looking.
-    """
-    picture = Image.fromarray(_picture(np.random.default_rng(1), 200, 20))
-    resample = Image.Resampling.BICUBIC
-    at_once = picture.resize((10, 20), resample)
-    width_first = picture.resize((10, 200), resample).resize((10, 20), resample)
-    return "width first" if np.array_equal(np.asarray(at_once), np.asarray(width_first)) else "larger loss first"
-
-
-def trained_order(lineage: dict[str, Any]) -> str | None:
-    """The order of the Pillow that the model was trained with, as far as its bundle tells."""
-    versions = lineage.get("versions")
-    version = str(versions.get("Pillow", "")) if isinstance(versions, dict) else ""
-    major = version.partition(".")[0]
-    if not major.isdigit():
-        return None
-    return "width first" if int(major) < 13 else "larger loss first"

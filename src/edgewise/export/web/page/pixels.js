@@ -1,9 +1,8 @@
 // From decoded pixels to the pixels the model sees: edgewise/device/preprocess.py in JavaScript, bit for bit.
 //
 // Resampling is Pillow's for 8-bit images (libImaging/Resample.c): two passes with weights of 22 fractional bits, each
-// rounded and limited to 0..255, so that their order shows in the last bit. Up to version 12 the width came first;
-// version 13 puts the height first in tall pictures. Box edges are 32-bit floats there, so they are here. Nearest is
-// Pillow's affine scaling (libImaging/Geometry.c), which adds up its positions.
+// rounded and limited to 0..255, so that their order shows in the last bit: the width comes first. Box edges are 32-bit
+// floats there, so they are here. Nearest is Pillow's affine scaling (libImaging/Geometry.c), which adds up its positions.
 //
 // An image is {width, height, channels, rows(top, count)}; rows gives bytes, row after row, so that a large picture
 // never has to stand in memory as a whole.
@@ -61,17 +60,13 @@ function toColour(data, step) {
 
 /**
  * The pixels the model sees: bytes of height x width x channels.
- * spec: {height, width, channels, fit, interpolation} as in the bundle's manifest, and the `order` of the passes,
- * "width first" or "larger loss first".
+ * spec: {height, width, channels, fit, interpolation} as in the bundle's manifest.
  */
 export function prepare(source, spec) {
   const { height, width, channels, fit } = spec;
   const image = toMode(source, channels);
   if (image.height === height && image.width === width) return image.rows(0, height).slice();
-  if (fit === "squash") {
-    const tall = width * image.height > MAX_PIXELS; // Pillow scales the width first, which would blow up a sliver
-    return resize(tall ? resize(image, image.width, height, spec) : image, width, height, spec).rows(0, height);
-  }
+  if (fit === "squash") return resize(image, width, height, spec).rows(0, height);
   if (fit === "crop") {
     const left = Math.max(0, (image.width - (image.height * width) / height) / 2);
     const top = Math.max(0, (image.height - (image.width * height) / width) / 2);
@@ -105,8 +100,18 @@ function roundHalfEven(value) {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-/** Pillow's Image.resize((width, height), interpolation, box). */
-export function resize(image, width, height, { interpolation, order }, wanted = [0, 0, image.width, image.height]) {
+/** The part of an image in a box, scaled: the width first, but in slivers, which that would blow up. */
+export function resize(image, width, height, { interpolation }, wanted = [0, 0, image.width, image.height]) {
+  const [left, top, right, bottom] = wanted;
+  if (interpolation === "nearest" || width * image.height <= MAX_PIXELS) {
+    return scaled(image, width, height, interpolation, wanted);
+  }
+  const flat = scaled(image, image.width, height, interpolation, [0, top, image.width, bottom]);
+  return scaled(flat, width, height, interpolation, [left, 0, right, height]);
+}
+
+/** Pillow's Image.resize((width, height), interpolation, box), as it was up to version 12. */
+function scaled(image, width, height, interpolation, wanted) {
   const box = wanted.map(Math.fround);
   const [left, top, right, bottom] = box;
   const aligned = Number.isInteger(left) && Number.isInteger(top);
@@ -114,7 +119,7 @@ export function resize(image, width, height, { interpolation, order }, wanted = 
     return cut(image, left, top, width, height);
   }
   if (interpolation === "nearest") return nearest(image, width, height, box);
-  return resample(image, width, height, FILTERS[interpolation], box, order);
+  return resample(image, width, height, FILTERS[interpolation], box);
 }
 
 function cut(image, left, top, width, height) {
@@ -182,16 +187,12 @@ function coefficients(inSize, in0, in1, outSize, filter) {
   return { first, count, weights, stride };
 }
 
-function resample(image, width, height, filter, [left, top, right, bottom], order) {
+function resample(image, width, height, filter, [left, top, right, bottom]) {
   const across = width !== image.width || left !== 0 || right !== width;
   const down = height !== image.height || top !== 0 || bottom !== height;
   const vertical = coefficients(image.height, top, bottom, height, filter);
   const horizontal = across ? coefficients(image.width, left, right, width, filter) : null;
   const step = image.channels;
-  if (across && down && downFirst(image, width, height, order)) {
-    const shortened = { ...image, height, rows: (y, many) => scaledRows(image, y, many, vertical) };
-    return whole(width, height, step, scaleAcross(shortened, 0, height, width, horizontal));
-  }
   const from = down ? vertical.first[0] : 0;
   const to = down ? vertical.first[height - 1] + vertical.count[height - 1] : image.height;
   const narrowed = scaleAcross(image, from, to - from, width, horizontal);
@@ -201,23 +202,6 @@ function resample(image, width, height, filter, [left, top, right, bottom], orde
     scaleDown(narrowed, (vertical.first[y] - from) * width * step, out, y * width * step, width * step, y, vertical);
   }
   return whole(width, height, step, out);
-}
-
-/** Since version 13 Pillow scales the height first where that takes away more than twice what the width loses. */
-function downFirst(image, width, height, order) {
-  if (order !== "larger loss first") return false;
-  return height < image.height && image.height - height > 2 * (image.width - width);
-}
-
-/** Output rows `top` to `top + many` of the vertical pass over an image of full width. */
-function scaledRows(image, top, many, table) {
-  const line = image.width * image.channels;
-  const out = new Uint8Array(many * line);
-  for (let y = 0; y < many; y += 1) {
-    const input = image.rows(table.first[top + y], table.count[top + y]);
-    scaleDown(input, 0, out, y * line, line, top + y, table);
-  }
-  return out;
 }
 
 /** Rows `top` to `top + count`, each scaled to `width`; the image is read a strip at a time. */
