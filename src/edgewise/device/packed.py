@@ -124,31 +124,31 @@ def read_packed(data: bytes) -> Tuple[int, int, Dict[str, Any], List[Dict[str, A
 
 def _record(data: bytes, at: int) -> Tuple[Dict[str, Any], int]:
     """One tensor's record with all its numbers checked, and where the next one begins."""
-    gap, at = _varint(data, at)
+    gap, at = _read_number(data, at)
     if at >= len(data):
         raise BadPacked("it ends in the middle of a record")
     kind, flags, at = data[at] & 15, data[at] & 240, at + 1
-    rows, at = _varint(data, at)
-    columns, at = _varint(data, at)
+    rows, at = _read_number(data, at)
+    columns, at = _read_number(data, at)
     if kind > CODEBOOK or not rows or not columns or (flags & RUNS and not flags & MASKED):
         raise BadPacked("a tensor of kind {} with {} x {} weights".format(kind | flags, rows, columns))
     bits = groups = entries = runs = 0
     if kind in (GRID, CODEBOOK):
-        bits, at = _varint(data, at)
+        bits, at = _read_number(data, at)
         if not 1 <= bits <= 8:
             raise BadPacked("indices of {} bits".format(bits))
     if kind == CODEBOOK:
-        groups, at = _varint(data, at)
-        entries, at = _varint(data, at)
+        groups, at = _read_number(data, at)
+        entries, at = _read_number(data, at)
         if not 1 <= groups <= rows or not 1 <= entries <= 1 << bits:
             raise BadPacked("{} codebooks of {} values for {} rows".format(groups, entries, rows))
     stored = rows * columns
     if flags & MASKED:
-        stored, at = _varint(data, at)
+        stored, at = _read_number(data, at)
         if stored > rows * columns:
             raise BadPacked("{} of {} weights are stored".format(stored, rows * columns))
     if flags & RUNS:
-        runs, at = _varint(data, at)
+        runs, at = _read_number(data, at)
         if not stored <= runs <= stored + rows * columns // 255:
             raise BadPacked("{} run lengths for {} weights".format(runs, stored))
     tensor = {"gap": gap, "kind": kind, "flags": flags, "rows": rows, "columns": columns}  # type: Dict[str, Any]
@@ -180,7 +180,7 @@ def _contents(tensor: Dict[str, Any]) -> List[Tuple[str, int, int, int]]:
 def _find_stream(
     data: bytes, at: int, name: str, length: int, count: int = 0, bits: int = 0
 ) -> Tuple[Dict[str, Any], int]:
-    head, at = _varint(data, at)
+    head, at = _read_number(data, at)
     coding, stored = head & 3, head >> 2
     if coding > (SYMBOLS if bits else DEFLATED) or stored > len(data) - at or (coding == RAW and stored != length):
         raise BadPacked('the stream "{}" does not have the length it should'.format(name))
@@ -189,7 +189,7 @@ def _find_stream(
     return found, at + stored
 
 
-def _varint(data: bytes, at: int) -> Tuple[int, int]:
+def _read_number(data: bytes, at: int) -> Tuple[int, int]:
     """A number of at most 35 bits, and where it ends."""
     value = 0
     for shift in range(0, 35, 7):
