@@ -17,18 +17,20 @@ import pytest
 from rich.console import Console
 
 from edgewise import cli, handout, pipeline
-from edgewise.bundle import model_bytes, read_manifest, verify_bundle
+from edgewise.bundle import RUNNER_FORMATS, model_bytes, read_manifest, verify_bundle
 from edgewise.data import load_data
 from edgewise.device import RUNTIMES
 from edgewise.errors import ConfigError, UnavailableError
 from edgewise.export import FORMATS
 from edgewise.export.status import pick
-from edgewise.handout import Wanted, export_run
+from edgewise.handout import Page, Wanted, export_run
 from edgewise.recipe import ExportOptions, Recipe, load_recipe
 from edgewise.report.status import print_status
 from edgewise.results import Attempt, Estimate, ExportResult, parse
 from tests.export.runs import train_run
 from tests.report.builders import quality
+
+ROOT = Path(__file__).parents[1]
 
 # ---- the choice ------------------------------------------------------------------------------------------------
 
@@ -99,7 +101,7 @@ def called(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]
 
 def test_words_become_one_call(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = ExportOptions(
-        formats=("onnx", "openvino", "ncnn", "litert", "executorch"), precisions=("fp32", "fp16", "int8")
+        formats=("onnx", "packed", "openvino", "ncnn", "litert", "executorch"), precisions=("fp32", "fp16", "int8")
     )
     (run, wanted), kwargs = called(["export", str(named), "--quiet"], monkeypatch)
     assert (run, wanted) == (named, Wanted((), everything, auto=True))
@@ -109,6 +111,8 @@ def test_words_become_one_call(named: Path, monkeypatch: pytest.MonkeyPatch) -> 
     options = ExportOptions(formats=("onnx", "openvino"), precisions=("int8",), opset=17, int8="s8s8")
     assert wanted == Wanted(("a", "b"), options, auto=False)
     assert (kwargs["out"], kwargs["force"]) == (Path("there"), True)
+    (_, wanted), _ = called(["export", str(named), "--to", "web", "--runtime", "npm", "--quiet"], monkeypatch)
+    assert (wanted.options.formats, wanted.page) == (("onnx",), Page(Path("npm")))
     (_, wanted), _ = called(["export", str(named), "--precision", "fp16, fp32", "--quiet"], monkeypatch)
     assert wanted.auto
     assert wanted.options.precisions == ("fp16", "fp32")
@@ -119,6 +123,7 @@ def test_words_become_one_call(named: Path, monkeypatch: pytest.MonkeyPatch) -> 
     [
         (["--to", "onx"], r"C02[\s\S]*onx"),
         (["--to", "auto,onnx"], "C92"),
+        (["--to", "auto,web"], "C92"),
         (["--precision", "int4"], r"C02[\s\S]*int4"),
         (["--opset", "12"], r"C02[\s\S]*13 is the lowest: before it, ONNX has no int8 weights per channel"),
         (["--opset", "21"], r"C02[\s\S]*20 is the highest"),
@@ -191,6 +196,23 @@ def test_auto_keeps_one_bundle_with_the_whole_table_in_it(trained: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_page_is_made_of_the_fastest_onnx_bundle(trained: Path, tmp_path: Path) -> None:
+    """onnxruntime-web is what `scripts/web.sh` brought; tests/web opens such pages in a browser."""
+    (package,) = (ROOT / "build").glob("onnxruntime-web-*.tgz")
+    wanted = Wanted(("base",), options(trained, formats=("onnx",)), auto=False, page=Page(package))
+    result, out = export_run(trained, wanted, out=tmp_path / "out")
+    assert (out / "base-web/index.html").is_file()
+    bundles = {row.bundle for row in result.attempts if row.kept}
+    assert {path.name for path in out.iterdir()} == bundles | {"export.json", "base-web"}
+    models = {(out / name / "model.onnx").read_bytes() for name in bundles}
+    assert (out / "base-web/model.onnx").read_bytes() in models
+    assert all("tensorrt.cache" in read_manifest(out / name).files for name in bundles if name.endswith("int8"))
+    with pytest.raises(UnavailableError, match="E60"):  # before anything is written
+        export_run(trained, dataclasses.replace(wanted, page=Page(tmp_path)), out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
 def test_named_formats_are_all_handed_out_with_their_own_figures(trained: Path, tmp_path: Path) -> None:
     formats = tuple(FORMATS)
     chosen = options(trained, formats=formats, precisions=("fp32", "fp16", "int8"))
@@ -218,7 +240,7 @@ def test_named_formats_are_all_handed_out_with_their_own_figures(trained: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format_", [name for name in FORMATS if name != "onnx"])
+@pytest.mark.parametrize("format_", [name for name in FORMATS if name not in RUNNER_FORMATS])
 def test_the_readme_of_a_bundle_says_how_it_is_run_and_that_runs(format_: str, trained: Path, tmp_path: Path) -> None:
     """The Python lines of the README, in a process of their own, classify like the runtime of edgewise."""
     chosen = options(trained, formats=(format_,), precisions=("fp32",))
@@ -226,7 +248,7 @@ def test_the_readme_of_a_bundle_says_how_it_is_run_and_that_runs(format_: str, t
     bundle = out / result.attempts[0].bundle
     text = (bundle / "README.md").read_text(encoding="utf-8")
     assert RUNTIMES[format_].install in text
-    assert "runs onnx bundles only" in text
+    assert "runs onnx and packed bundles only" in text
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     recipe = load_recipe(trained / "recipe.yaml")
     data = load_data(recipe.data, pipeline.resolve_input(recipe), seed=0)

@@ -26,6 +26,8 @@ from edgewise.results import parse
 from edgewise.runs import file_sha256, write_json, write_text
 
 FORMAT_VERSION = 1
+RUNNER_FORMATS = ("onnx", "packed")
+"""What `runner.py` classifies with."""
 MANIFEST = "manifest.json"
 CENTER = 128 / 255
 """The default mean: a whole number of 255ths, so that an int8 file can take the pixels as they are."""
@@ -109,7 +111,7 @@ def readme(manifest: Manifest, install: str, example: str) -> str:
     spec = manifest.input
     colour = "RGB" if spec.channels == 3 else "gray"
     kind = f"{manifest.format} {manifest.precision}" + (f" ({manifest.scheme})" if manifest.scheme else "")
-    use = _RUNNER if manifest.format == "onnx" else _OTHER_RUNTIME
+    use = _RUNNER if manifest.format in RUNNER_FORMATS else _OTHER_RUNTIME
     return f"""# {manifest.name}
 
 An image classifier for {len(manifest.labels)} classes, {kind}, written by edgewise.
@@ -129,8 +131,8 @@ On the device, with Python 3.6 or newer:
 """
 
 _OTHER_RUNTIME = """
-`python3 runner.py verify` checks the files. `runner.py classify` runs onnx bundles only; a {format} model runs like
-this, in the folder of the bundle (`runner.py` holds the pixels that the model was trained on):
+`python3 runner.py verify` checks the files. `runner.py classify` runs onnx and packed bundles only; a {format} model
+runs like this, in the folder of the bundle (`runner.py` holds the pixels that the model was trained on):
 
     {install} numpy Pillow
 

@@ -18,6 +18,8 @@ from edgewise.data import Dataset
 from edgewise.errors import ConfigError, UnavailableError, UntrustedError
 from edgewise.export.desk import Order
 from edgewise.export.status import Tried, pick, time_all, try_all
+from edgewise.export.web import write_web
+from edgewise.export.web.runtime import runtime_files
 from edgewise.measure import machine
 from edgewise.models import open_model
 from edgewise.pipeline import BASE, Built, lineage, open_finished
@@ -26,9 +28,19 @@ from edgewise.recipe import ExportOptions, Recipe, every
 from edgewise.results import ExportResult, read_result, to_json
 
 AUTO = "auto"
+WEB = "web"
+"""What is asked for with `--to web`, and the ending of the folder it makes."""
 RECORD = "export.json"
 TABLE = "formats.json"
 """The whole table, in the bundle that `--to auto` kept."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """That a web page is wanted too, and where onnxruntime-web is; see `edgewise.export.web.write_web`."""
+
+    runtime: Path | None = None
+    download: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,11 +50,13 @@ class Wanted:
     models: names of models of the run; none means the one that the run chose, or its base.
     options: formats, precisions and limits; None means all formats and precisions that there are.
     auto: measure them all and keep the one that is fastest here.
+    page: also write the fastest kept ONNX bundle of each model as a web page, in a folder MODEL-web.
     """
 
     models: tuple[str, ...] = ()
     options: ExportOptions | None = None
     auto: bool = True
+    page: Page | None = None
 
 
 def export_run(
@@ -70,11 +84,14 @@ def export_run(
     Raises:
         ConfigError: no such run or model (C25, C80, C81), or `out` is taken (C90, C91).
         DataError: the images of the run are not there.
-        UnavailableError: the folder cannot be written (E82).
+        UnavailableError: the folder cannot be written (E82), or a page is wanted and onnxruntime-web is not there
+            (E60-E62).
     """
     progress = progress or Silent()
     out = out or _next_folder(run / "exports")
     _check_out(out, force)
+    if wanted.page:
+        runtime_files(wanted.page.runtime, download=wanted.page.download)
     names = wanted.models or (_chosen(run),)
     recipe, dataset, folder = open_finished(run, names, progress)
     options = wanted.options or every(recipe.export)
@@ -90,6 +107,8 @@ def export_run(
         result = _result(recipe, options, wanted, tries, argv)
         for tried in tries:
             _hand_out(tried, result, staging, auto=wanted.auto)
+            if wanted.page:
+                _write_page(tried, staging, wanted.page)
         shutil.rmtree(staging / "work", ignore_errors=True)
         if any(row.kept for row in result.attempts):
             runs.write_text(staging / RECORD, to_json(result))
@@ -151,16 +170,23 @@ def _hand_out(tried: Tried, result: ExportResult, staging: Path, *, auto: bool) 
         if not row.kept:
             continue
         file = tried.exported[row.bundle]
-        extra = {name: (file.bundle / name).read_text(encoding="utf-8") for name in ("README.md", "runner.py")}
+        manifest = read_manifest(file.bundle)
+        texts = set(manifest.files) - {manifest.model_file, *manifest.sidecars, "labels.txt"}
+        extra = {name: (file.bundle / name).read_text(encoding="utf-8") for name in sorted(texts)}
         if auto:
             extra[TABLE] = to_json(_of_model(result, row.model))
-        manifest = read_manifest(file.bundle)
         sidecars = [file.bundle / name for name in manifest.sidecars]
         write_bundle(staging / row.bundle, manifest, file.model_file, extra, sidecars)
         figures = ("validation", "test", "validation_clean", "test_clean", "parity", "calibration")
         record = {name: dataclasses.asdict(found) for name in figures if (found := getattr(file, name)) is not None}
         update_measured(staging / row.bundle, {**record, "latency": dataclasses.asdict(tried.timed[row.bundle])})
-        # A further shape of an onnx bundle, such as a web page, is made of `staging / row.bundle` here.
+
+
+def _write_page(tried: Tried, staging: Path, page: Page) -> None:
+    best = pick([row for row in tried.attempts if row.kept and row.format == "onnx"], tried.noise)
+    if best is not None:
+        folder = staging / f"{best.model}-{WEB}"
+        write_web(staging / best.bundle, folder, runtime=page.runtime, download=page.download)
 
 
 def _of_model(result: ExportResult, model: str) -> ExportResult:

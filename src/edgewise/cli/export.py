@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from edgewise.handout import Wanted
 
 AUTO = "auto"
+WEB = "web"
 
 
 def export(
@@ -22,13 +24,21 @@ def export(
         list[str] | None, typer.Option(help="Which of its models; may be repeated. Default: the one the run chose.")
     ] = None,
     to: Annotated[
-        str, typer.Option(help="Formats, e.g. onnx,openvino; auto measures all and keeps the fastest here.")
+        str,
+        typer.Option(help="Formats, e.g. onnx,openvino; web is a page; auto measures all and keeps the fastest here."),
     ] = AUTO,
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16, int8 or several, e.g. fp32,int8. Default: auto tries all.")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="Opset of ONNX files, 13 to 20.")] = None,
     int8: Annotated[str | None, typer.Option(help="int8 scheme of ONNX files; auto tries each.")] = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="For web: onnxruntime-web, its npm package unpacked or as .tgz."),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="For web: allow onnxruntime-web to be fetched from the npm registry.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to make; default: exports/1, 2, ... in the run.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the export that stands in the folder.")] = False,
     json_: Json = False,
@@ -39,6 +49,8 @@ def export(
 
     from edgewise import handout
 
+    if WEB in _words(to):
+        wanted = dataclasses.replace(wanted, page=handout.Page(runtime, download))
     result, folder = handout.export_run(
         run, wanted, out=out, force=force, argv=argv(), progress=progress_for(quiet or json_)
     )
@@ -66,6 +78,7 @@ def export(
     say_next(
         json_,
         *(f"bundle: {folder / name}" for name in kept),
+        *(f"page:   {page}" for page in sorted(folder.glob(f"*-{WEB}"))),
         f"next:   edgewise verify {folder / kept[0]}  (its README.md tells how to run it)",
     )
 
@@ -77,6 +90,8 @@ def _wanted(run: Path, models: tuple[str, ...], to: str, precision: str | None, 
 
     runs.read_run(run)
     formats = _words(to)
+    if WEB in formats:  # a page is made of an onnx bundle
+        formats = list(dict.fromkeys("onnx" if word == WEB else word for word in formats))
     auto = formats == [AUTO]
     if AUTO in formats and not auto:
         raise ConfigError(
