@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 # A test file stays on one worker, and each worker on one thread: two workers then use two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
 
-.PHONY: demo test check lint fast-tests bench old-runtime arm64 clean
+.PHONY: demo test check lint fast-tests bench old-runtime arm64 executorch clean
 
 demo: $(VENV)/host
 	$(BIN)/edgewise run recipes/demo.yaml --out runs/demo --force
@@ -34,6 +34,11 @@ old-runtime: $(VENV)/dev $(VENV)/old/environments.json
 
 arm64: $(VENV)/dev $(VENV)/arm64
 	$(PYTEST) tests/export/test_arm64.py
+
+# ExecuTorch is no part of `make test`: a conversion takes up to a minute.
+executorch: $(VENV)/dev
+	$(BIN)/pip install --disable-pip-version-check -q -e ".[executorch]"
+	EDGEWISE_TEST_EXECUTORCH=1 $(PYTEST) tests/export/test_formats.py tests/export/test_runtimes.py -k executorch
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+TOOLCHAINS = Path(sys.prefix) / "edgewise-test-cache"
+"""Where tests keep the toolchains they convert with: beside the packages of the tests, made once and used again."""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -59,3 +64,30 @@ def shapes(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def toolchains() -> Path:
+    """A cache folder in which the litert toolchain is installed. Several workers may ask at once; one makes it."""
+    from edgewise.errors import UnavailableError
+    from edgewise.export import toolchain
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEWISE_CACHE", str(TOOLCHAINS))
+        deadline = time.monotonic() + 1200
+        while toolchain.missing("litert"):
+            try:
+                toolchain.install(toolchain.find("litert"), print)
+            except UnavailableError as problem:
+                if problem.code != "E02" or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+    return TOOLCHAINS
+
+
+@pytest.fixture(scope="module")
+def converting(toolchains: Path) -> Iterator[None]:
+    """Toolchains can be used while this fixture is alive, whatever the cache of the single test is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgewise.export.toolchain.root", lambda: toolchains / "toolchains")
+        yield

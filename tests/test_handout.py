@@ -28,7 +28,10 @@ from edgewise.recipe import ExportOptions, Recipe, load_recipe
 from edgewise.report.status import print_status
 from edgewise.results import Attempt, Estimate, ExportResult, parse
 from tests.export.runs import train_run
+from tests.export.tested import TESTED
 from tests.report.builders import quality
+
+pytestmark = pytest.mark.usefixtures("converting")
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,7 +104,7 @@ def called(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]
 
 def test_words_become_one_call(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = ExportOptions(
-        formats=("onnx", "packed", "openvino", "ncnn", "litert", "executorch"), precisions=("fp32", "fp16", "int8")
+        formats=("onnx", "packed", "openvino", "ncnn", "litert"), precisions=("fp32", "fp16", "int8")
     )
     (run, wanted), kwargs = called(["export", str(named), "--quiet"], monkeypatch)
     assert (run, wanted) == (named, Wanted((), everything, auto=True))
@@ -214,7 +217,7 @@ def test_a_page_is_made_of_the_fastest_onnx_bundle(trained: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_named_formats_are_all_handed_out_with_their_own_figures(trained: Path, tmp_path: Path) -> None:
-    formats = tuple(FORMATS)
+    formats = TESTED
     chosen = options(trained, formats=formats, precisions=("fp32", "fp16", "int8"))
     result, out = export_run(trained, Wanted(("base",), chosen, auto=False), out=tmp_path / "out")
     recipe = load_recipe(trained / "recipe.yaml")
@@ -240,7 +243,7 @@ def test_named_formats_are_all_handed_out_with_their_own_figures(trained: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format_", [name for name in FORMATS if name not in RUNNER_FORMATS])
+@pytest.mark.parametrize("format_", [name for name in TESTED if name not in RUNNER_FORMATS])
 def test_the_readme_of_a_bundle_says_how_it_is_run_and_that_runs(format_: str, trained: Path, tmp_path: Path) -> None:
     """The Python lines of the README, in a process of their own, classify like the runtime of edgewise."""
     chosen = options(trained, formats=(format_,), precisions=("fp32",))

@@ -277,7 +277,7 @@ def test_a_damaged_packed_model_is_refused_by_runtime_and_runner(
 def test_a_packed_file_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UntrustedError) as caught:
         RUNTIMES["packed"].load(packed_bundle(tmp_path, grid_file()) / "model.packed")
-    assert caught.value.code == "U04"
+    assert caught.value.code == "U61"
 
 
 def test_the_runner_holds_each_name_once() -> None:

@@ -25,6 +25,7 @@ from edgewise.export.program import save_exported
 from edgewise.models import Model, create_model
 from edgewise.recipe import DataOptions, TrainOptions
 from edgewise.train import Setup, fit, logits
+from tests.export.tested import TESTED
 
 SIDE = 16
 SPEC = InputSpec(SIDE, SIDE, 1, mean=(0.4,), std=(0.3,))
@@ -34,15 +35,13 @@ CASES = [
     ("ncnn", "int8"),
     pytest.param("litert", "fp32", marks=pytest.mark.slow),
     pytest.param("litert", "int8", marks=pytest.mark.slow),
-    pytest.param("executorch", "fp32", marks=pytest.mark.slow),
-    pytest.param("executorch", "int8", marks=pytest.mark.slow),
 ]
-EACH = [CASES[0], CASES[3], CASES[5]]
-MODULES = {
-    "ncnn": "ncnn",
-    "litert": "ai_edge_litert.interpreter",
-    "executorch": "executorch.extension.pybindings.portable_lib",
-}
+EACH = [CASES[0], CASES[3]]
+MODULES = {"ncnn": "ncnn", "litert": "ai_edge_litert.interpreter"}
+if "executorch" in TESTED:
+    CASES += [pytest.param("executorch", precision, marks=pytest.mark.slow) for precision in ("fp32", "int8")]
+    EACH.append(CASES[5])
+    MODULES["executorch"] = "executorch.extension.pybindings.portable_lib"
 Written = Callable[[str, str], Path]
 
 
@@ -229,8 +228,9 @@ def test_looking_for_versions_imports_no_runtime() -> None:
 import sys
 from edgewise.device import RUNTIMES
 from edgewise.export import FORMATS
-assert all(RUNTIMES[name].version() for name in ("ncnn", "litert", "executorch"))
-assert FORMATS["ncnn"].missing() == FORMATS["executorch"].missing() == ""
+assert all(RUNTIMES[name].version() for name in ("ncnn", "litert"))
+assert FORMATS["ncnn"].missing() == ""
+RUNTIMES["executorch"].version(), FORMATS["executorch"].missing()
 assert FORMATS["litert"].missing() == "edgewise toolchain install litert"
 heavy = {"ncnn", "pnnx", "ai_edge_litert", "executorch", "torch", "onnxruntime"} & set(sys.modules)
 assert not heavy, heavy

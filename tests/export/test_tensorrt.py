@@ -95,7 +95,8 @@ def test_the_tensors_are_those_of_the_delivered_file_with_the_ranges_they_have(w
 
 
 def test_a_bundle_gets_the_lines_and_int8_the_cache(workspace: Path) -> None:
-    texts = {"README.md": readme(manifest("fp32"))}
+    text = readme(manifest("fp32"), "pip install onnxruntime", "")
+    texts = {"README.md": text}
     floating = workspace / "fp32.onnx"
     plain = for_tensorrt(texts, manifest("fp32"), floating, IMAGES)
     shape = "image:1x16x12x3"
@@ -110,7 +111,7 @@ def test_a_bundle_gets_the_lines_and_int8_the_cache(workspace: Path) -> None:
     assert small[CACHE] == tensorrt_cache(tensor_ranges(floating, IMAGES))
     assert for_tensorrt(texts, manifest("fp32", format="ncnn"), floating, IMAGES) == texts
     assert for_tensorrt(texts, manifest("fp16"), floating, IMAGES) == texts
-    assert texts == {"README.md": readme(manifest("fp32"))}
+    assert texts == {"README.md": text}
 
 
 def test_the_runner_writes_the_model_with_float_pixels(workspace: Path, tmp_path: Path) -> None:

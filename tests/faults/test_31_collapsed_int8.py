@@ -9,9 +9,10 @@ import pytest
 
 from edgewise.data import Dataset
 from edgewise.errors import ExportError
-from edgewise.export import deliver as delivery
+from edgewise.export import desk as desks_of
 from edgewise.export.collapse import apart, what_was_lost
-from edgewise.export.deliver import Order, Outcome, calibration_images, deliver
+from edgewise.export.deliver import Outcome, deliver
+from edgewise.export.desk import Order, calibration_images
 from edgewise.models import Model, create_model
 from edgewise.progress import Silent
 from edgewise.recipe import ExportOptions, TrainOptions
@@ -42,13 +43,13 @@ def test_a_good_calibration_passes_and_saw_training_images_only(
     trained: Model, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desks = []
-    original = delivery._Desk.__init__
+    original = desks_of.Desk.__init__
 
-    def watched(self: delivery._Desk, *arguments: object) -> None:
+    def watched(self: desks_of.Desk, *arguments: object) -> None:
         original(self, *arguments)  # type: ignore[arg-type]
         desks.append(self)
 
-    monkeypatch.setattr(delivery._Desk, "__init__", watched)
+    monkeypatch.setattr(desks_of.Desk, "__init__", watched)
     outcome = delivered(trained, dataset, tmp_path)
     assert [one.parity.passed for one in outcome.exported] == [True, True]
     seen = {image.tobytes() for image in desks[0].calibration}
@@ -63,7 +64,7 @@ def test_foreign_calibration_images_collapse_int8_and_it_is_refused_with_its_cla
 ) -> None:
     """One image of nothing sets ranges in which no real image fits."""
     nothing = np.full((1, *SPEC.shape), 128, np.uint8)
-    monkeypatch.setattr(delivery, "calibration_images", lambda *_: nothing)
+    monkeypatch.setattr(desks_of, "calibration_images", lambda *_: nothing)
     outcome = delivered(trained, dataset, tmp_path)
     floating, small = outcome.exported
     assert floating.parity.passed

@@ -78,10 +78,7 @@ class OnnxExporter:
         """Write fp32, or fp16 and int8 from the fp32 file of the same workspace."""
         import onnx
 
-        floating = spec.workspace / "float.onnx"
-        if not floating.exists():
-            spec.workspace.mkdir(parents=True, exist_ok=True)
-            write_float(model, floating, spec.opset)
+        floating = float_file(model, spec)
         if spec.precision != "int8":
             proto = onnx.load(floating)
             fold_scale(proto)
@@ -89,12 +86,29 @@ class OnnxExporter:
             proto = _quantized(floating, spec, SCHEMES[spec.scheme], model)
         if spec.precision == "fp16":
             store_halves(proto)
-        _shorten(proto)
-        _drop_unused_domains(proto)
-        _describe(proto, model, spec)
-        onnx.checker.check_model(proto)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(proto.SerializeToString())
+        path.write_bytes(finished(proto, model, spec))
+
+
+def float_file(model: Model, spec: ExportSpec) -> Path:
+    """The traced net with its normalisation in front, as torch writes it; made once in a workspace."""
+    path = spec.workspace / "float.onnx"
+    if not path.exists():
+        spec.workspace.mkdir(parents=True, exist_ok=True)
+        write_float(model, path, spec.opset)
+    return path
+
+
+def finished(proto: onnx.ModelProto, model: Model, spec: ExportSpec) -> bytes:
+    """The file as it is delivered: short names, no operator sets it does not use, labels and preprocessing inside."""
+    import onnx
+
+    _shorten(proto)
+    _drop_unused_domains(proto)
+    _describe(proto, model, spec)
+    onnx.checker.check_model(proto)
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 def write_float(model: Model, path: Path, opset: int = OPSET) -> None:

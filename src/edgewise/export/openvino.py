@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgewise.device.openvino import import_openvino
 from edgewise.errors import ExportError, UnavailableError
 from edgewise.export.base import ExportSpec, missing_modules
-from edgewise.export.onnx import hushed, write_float
+from edgewise.export.onnx import float_file, hushed
 
 if TYPE_CHECKING:
     from edgewise.models import Model
@@ -47,10 +47,7 @@ class OpenVinoExporter:
     def write(self, model: Model, spec: ExportSpec, path: Path) -> None:
         """Write `.xml` and `.bin` from the fp32 ONNX file of the same workspace."""
         openvino = import_openvino()
-        floating = spec.workspace / "float.onnx"
-        if not floating.exists():
-            spec.workspace.mkdir(parents=True, exist_ok=True)
-            write_float(model, floating, spec.opset)
+        floating = float_file(model, spec)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             graph = openvino.Core().read_model(floating)

@@ -37,7 +37,7 @@ from edgewise.device.packed import (
 )
 from edgewise.errors import ExportError
 from edgewise.export.base import ExportSpec
-from edgewise.export.onnx import OnnxExporter
+from edgewise.export.onnx import OnnxExporter, finished, float_file
 from edgewise.runs import write_bytes
 
 if TYPE_CHECKING:
@@ -79,11 +79,16 @@ class PackedExporter:
         return OnnxExporter().can_export(model)
 
     def write(self, model: Model, spec: ExportSpec, path: Path) -> None:
-        """Write the fp32 ONNX file, packed."""
-        plain = spec.workspace / "packed-from.onnx"
-        OnnxExporter().write(model, ExportSpec("fp32", spec.workspace), plain)
+        """Write the fp32 ONNX file, packed.
+
+        Its first layer is as it was trained, with the normalisation before it: taken into the weights, as in plain ONNX
+        files, the scale would leave a factor per input channel that the format does not know.
+        """
+        import onnx
+
+        plain = finished(onnx.load(float_file(model, spec)), model, spec)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, pack(plain.read_bytes(), layers_of(model)))
+        write_bytes(path, pack(plain, layers_of(model)))
 
 
 def layers_of(model: Model) -> list[Layer]:
