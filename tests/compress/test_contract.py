@@ -121,7 +121,7 @@ def test_options_round_trip(name: str, plan: str) -> None:
 
 @pytest.mark.parametrize("plan", [row.nothing for row in TABLE.values() if row.nothing])
 def test_nothing_to_do_is_said(plan: str, base: Model, context: Context) -> None:
-    with pytest.raises(NoEffect, match="found nothing"):
+    with pytest.raises(NoEffect):
         apply_plan(base, plan, context)
 
 

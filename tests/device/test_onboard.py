@@ -171,16 +171,17 @@ def test_the_runtime_is_told_with_its_size(tmp_path: Path) -> None:
     assert last["numpy"]["version"] == np.__version__  # type: ignore[index]
 
 
-def test_without_pillow_there_is_no_e2e_clock_and_it_says_why(
-    job: dict[str, object], monkeypatch: pytest.MonkeyPatch
+def test_a_picture_that_cannot_be_decoded_leaves_the_model_clock_and_says_why(
+    job: dict[str, object], tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    (tmp_path / "p.png").write_bytes(b"no picture")
+    subject: dict[str, object] = {**job["subjects"][0], "pictures": [str(tmp_path / "p.png")]}  # type: ignore[index]
     model = jobs.Model(lambda batch: batch, lambda batch: batch, {})
-    (run_model, run_e2e), why = jobs._runs(job["subjects"][0], model, True)  # type: ignore[index]
+    (run_model, run_e2e), why = jobs._runs(subject, model, True)
     assert run_e2e is None
-    assert why.startswith("no e2e clock: Pillow is not on this device")
+    assert why.startswith("no e2e clock: a picture cannot be decoded on this device")
     run_model(7)
-    assert jobs._runs(job["subjects"][0], model, False)[1] == "this protocol takes the model clock only"  # type: ignore[index]
+    assert jobs._runs(subject, model, False)[1] == "this protocol takes the model clock only"
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from edgewise.device import RUNTIMES, packed
 from edgewise.device.packed import unpack
 from edgewise.errors import ExportError
 from edgewise.export import FORMATS, ExportSpec
+from edgewise.export.onnx import finished, float_file
 from edgewise.export.packed import Layer, layers_of, layout, pack
 from edgewise.models import Model, create_model
 from edgewise.train import logits
@@ -42,11 +44,10 @@ def make(name: str, *plan: str, size: int = 32, channels: int = 3, classes: int 
 
 
 def written(model: Model, folder: Path) -> tuple[bytes, bytes]:
-    """The ONNX file and the packed one."""
+    """The ONNX file, with its first layer as it was trained, and the packed one."""
     spec = ExportSpec("fp32", folder / "work")
     FORMATS["packed"].write(model, spec, folder / "model.packed")
-    FORMATS["onnx"].write(model, spec, folder / "model.onnx")
-    return (folder / "model.onnx").read_bytes(), (folder / "model.packed").read_bytes()
+    return finished(onnx.load(float_file(model, spec)), model, spec), (folder / "model.packed").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,7 @@ def test_install_makes_an_environment_in_the_home_folder_and_nothing_else(
     assert done.returncode == 0, done.stderr
     (cell,) = json.loads(done.stdout)
     assert cell["latency_ms"]["model"]["n"] > 0
-    assert cell["latency_ms"]["e2e"] is None
-    assert "Pillow is not on this device" in cell["latency_ms"]["e2e_missing"]
+    assert cell["latency_ms"]["e2e"]["n"] > 0  # PNG pictures need no Pillow
     made = Path(VENV.replace("$HOME", str(device.home)))
     assert (made / "bin/python").exists()
     assert {path.name for path in device.home.iterdir()} <= {".local", ".cache"}

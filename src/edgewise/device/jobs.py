@@ -6,8 +6,8 @@
     answers JOB.json         the class of every test image
     pace JOB.json            run as fast as it goes, or at a fixed rate, while the power is read
 
-Answers are lines of JSON. The syntax is that of Python 3.6; numpy and onnxruntime are all that is needed, and
-Pillow only for the e2e clock. Formats besides onnx run where edgewise itself is installed.
+Answers are lines of JSON. The syntax is that of Python 3.6; numpy and onnxruntime are all that is needed, and Pillow or
+cv2 only for pictures that are neither PNG, PPM nor BMP. Formats besides onnx run where edgewise itself is installed.
 """
 
 import base64
@@ -209,13 +209,9 @@ def _runs(subject: Dict[str, Any], model: Model, e2e: bool) -> Tuple[Tuple[Any, 
 
         pictures = [open_image(name) for name in subject["pictures"]]
         if not pictures:
-            from PIL import Image
-
             shown = [images[index] for index in range(count)]
-            pictures = [Image.fromarray(one[:, :, 0] if one.shape[2] == 1 else one) for one in shown]
-    except ImportError as problem:
-        return (run_model, None), "no e2e clock: Pillow is not on this device ({})".format(problem)
-    except ValueError as problem:
+            pictures = [one[:, :, 0] if one.shape[2] == 1 else one for one in shown]
+    except (ImportError, ValueError) as problem:
         return (run_model, None), "no e2e clock: a picture cannot be decoded on this device ({})".format(problem)
     options = subject["preprocessing"]
 
