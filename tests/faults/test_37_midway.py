@@ -104,7 +104,8 @@ def test_partial_samples_are_kept_and_marked(device: Board, bundle: Path, colour
     with gzip.open(tmp_path / "out" / cell["raw_csv"], "rt") as stream:
         lines = stream.read().splitlines()
     assert lines[0] == "launch,clock,block,run,ns"
-    assert sum(line.startswith("0,model,") for line in lines) == cell["latency_ms"]["model"]["n"] > 0
+    # The round that was cut is in the raw samples, and not in the figures.
+    assert sum(line.startswith("0,model,") for line in lines) >= cell["latency_ms"]["model"]["n"] > 0
     device.wait_until(lambda: device.left_over() == [] and not device.processes())
 
 

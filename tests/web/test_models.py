@@ -17,7 +17,7 @@ from edgewise.bundle import CENTER, InputSpec, Manifest, write_bundle
 from edgewise.data import Dataset, load_data
 from edgewise.device import RUNTIMES
 from edgewise.export import FORMATS, ExportSpec
-from edgewise.export.deliver import calibration_images
+from edgewise.export.desk import calibration_images
 from edgewise.export.onnx import SCHEMES
 from edgewise.export.web import write_web
 from edgewise.models import Model, create_model
