@@ -6,10 +6,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # A test file stays on one worker, and each worker on one thread: two workers then use two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
-# Tests that load OpenVINO, ncnn and LiteRT beside torch run in processes of their own: after them, and only after many
-# other tests too, torch has died in the same process.
-NATIVE := tests/export/test_formats.py tests/export/test_openvino.py tests/export/test_runtimes.py tests/test_handout.py \
-          tests/faults/test_32_export.py
+# Tests that load OpenVINO, ncnn and LiteRT beside torch, and the one that raises signals, run in processes of their own:
+# after many other tests workers have died in them.
+ALONE := tests/export/test_formats.py tests/export/test_openvino.py tests/export/test_runtimes.py tests/test_handout.py \
+          tests/faults/test_32_export.py tests/train/test_world.py
 
 .PHONY: demo test check lint fast-tests bench old-runtime arm64 executorch clean
 
@@ -19,8 +19,8 @@ demo: $(VENV)/host
 test: $(VENV)/dev $(VENV)/old/environments.json $(VENV)/arm64 lint
 	sh scripts/debian.sh
 	sh scripts/web.sh
-	for file in $(NATIVE); do OMP_NUM_THREADS=1 $(BIN)/pytest -q $$file || exit 1; done
-	$(PYTEST) $(NATIVE:%=--ignore=%)
+	for file in $(ALONE); do OMP_NUM_THREADS=1 $(BIN)/pytest -q $$file || exit 1; done
+	$(PYTEST) $(ALONE:%=--ignore=%)
 
 check: $(VENV)/dev lint fast-tests
 
@@ -31,7 +31,7 @@ lint: $(VENV)/dev
 	$(BIN)/lint-imports
 
 fast-tests: $(VENV)/dev
-	$(PYTEST) -m "not slow" $(NATIVE:%=--ignore=%)
+	$(PYTEST) -m "not slow" $(ALONE:%=--ignore=%)
 
 # Bundles under the oldest onnxruntime that has a wheel here, and on an ARM processor under qemu: function, never time.
 old-runtime: $(VENV)/dev $(VENV)/old/environments.json

@@ -84,6 +84,11 @@ def main() -> NoReturn:
         if usage is None and debug:
             raise
         code = _report(_usage_error(problem, usage()) if usage else _unexpected(problem), as_json)
+    if ranks.size() > 1:
+        # The threads of torch's process group abort the interpreter's end when another process went first.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
