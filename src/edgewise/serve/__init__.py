@@ -1,0 +1,1 @@
+"""A page and an address for a bundle on this machine. No torch here."""
