@@ -82,7 +82,7 @@ class Source(Protocol):
     live: bool
 
     def read(self) -> Pixels | None:
-        """The next picture, uint8 (height, width, 3) RGB; None at the end. Raises `UnavailableError` when it is lost."""
+        """The next picture, uint8 (height, width, 3) RGB; None at the end. Raises `UnavailableError` when lost."""
         ...
 
     def close(self) -> None:
