@@ -9,9 +9,9 @@
     yunet:FILE.onnx  YuNet (Wu, Peng and Yu, 2023), run by OpenCV
     onnx:FILE.onnx   another detector as an ONNX file with one of the layouts in `edgewise.live.detect_onnx`
 
-Cascades and YuNet look at the frame scaled down to `width` pixels, because their time grows with the pixels: a cascade at
-half the width takes about a quarter of it. What is lost are small things: a cascade of 24 x 24 finds no face that is
-narrower than 24 pixels of the scaled frame.
+Cascades and YuNet look at the frame scaled down to `width` pixels, because their time grows with the pixels: a
+cascade at half the width takes about a quarter of it. What is lost are small things: a cascade of 24 x 24 finds no face
+that is narrower than 24 pixels of the scaled frame.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ Outputs, in this order or named `scores` and `boxes`:
 - scores float32 (1, N, 2): background and thing, 0..1; or (1, N): thing;
 - boxes float32 (1, N, 4): left, top, right, bottom as shares of width and height, 0..1, decoded in the graph.
 
-That is the layout of the *Ultra-Light-Fast-Generic-Face-Detector-1MB* (version-RFB-320.onnx). Boxes below `SURE` are left
-out, and of boxes that overlap by more than `OVERLAP` (IoU) the surest stays.
+That is the layout of the *Ultra-Light-Fast-Generic-Face-Detector-1MB* (version-RFB-320.onnx). Boxes below `SURE` are
+left out, and of boxes that overlap by more than `OVERLAP` (IoU) the surest stays.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class OnnxDetector:
         options.log_severity_level = 3
         try:
             self._session: Any = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as problem:  # the runtime's errors share no other base class
+        except Exception as problem:  # noqa: BLE001 - the runtime's errors share no other base class
             raise refused(file, str(problem).splitlines()[0]) from None
 
     def find(self, pixels: Pixels) -> list[Box]:

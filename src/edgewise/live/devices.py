@@ -93,7 +93,7 @@ def _name(root: Path, number: int) -> str:
 
 def _same(link: Path, target: Path) -> bool:
     with contextlib.suppress(OSError):
-        return Path(os.readlink(link)) == target.resolve()
+        return link.readlink() == target.resolve()
     return False
 
 

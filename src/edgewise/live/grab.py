@@ -1,8 +1,8 @@
 """The thread that takes frames from a source, so that the loop always has the newest one.
 
 Two policies. `newest`: the loop gets the last frame that came; those before it are dropped and counted. Live sources
-are read so, because a queue in front of a slow loop would show the past. `every`: no frame is dropped, the source waits.
-Files are read so.
+are read so, because a queue in front of a slow loop would show the past. `every`: no frame is dropped, the source
+waits. Files are read so.
 """
 
 from __future__ import annotations

@@ -28,8 +28,7 @@ class GiSource:
         sink = "appsink name=edgewise sync=false max-buffers=1 drop=" + ("true" if live else "false")
         try:
             self._pipeline = gst.parse_launch(" ".join([pipeline, *tail(wanted), "!", sink]))
-        except Exception as problem:
-            # GLib.Error, which cannot be named before gi is imported
+        except Exception as problem:  # noqa: BLE001 - GLib.Error, which has no name before gi is imported
             raise pipeline_failed(name, str(problem)) from None
         self._sink = self._pipeline.get_by_name("edgewise")
         self._pipeline.set_state(gst.State.PLAYING)

@@ -36,10 +36,10 @@ Decide = Callable[[Sequence[float], int], tuple[str | None, float]]
 class LoopOptions:
     """How the loop runs.
 
-    `every`: the detector runs at least every so many frames. `smooth`: probabilities are averaged over so many frames of
-    a track. `frames`: end after so many views of frames, None for never. `policy`: None takes `newest` for live sources
-    and `every` for others. `silence_s`: without a frame for so long there is no signal. `still_s`: black or frozen for
-    so long, neither.
+    `every`: the detector runs at least every so many frames. `smooth`: probabilities are averaged over so many frames
+    of a track. `frames`: end after so many views of frames, None for never. `policy`: None takes `newest` for live
+    sources and `every` for others. `silence_s`: without a frame for so long there is no signal. `still_s`: black or
+    frozen for so long, neither.
     """
 
     every: int = 10

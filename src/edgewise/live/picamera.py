@@ -74,7 +74,7 @@ def open_picamera(text: str, wanted: Wanted) -> Source:
             f"no camera picamera:{number}",
             code="L02",
             why="found: " + (", ".join(f"{at}: {one.get('Model', '?')}" for at, one in enumerate(found)) or "none"),
-            fix="is the ribbon cable in, blue side to the contacts? `rpicam-hello --list-cameras` lists what the Pi sees",
+            fix="is the ribbon cable in? `rpicam-hello --list-cameras` lists what the Pi sees",
         )
     try:
         camera = picamera2.Picamera2(number)

@@ -65,6 +65,12 @@ def open_folder(path: Path) -> Source:
     return FolderSource(str(path), sorted(files, key=lambda file: _natural(file.name)))
 
 
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """A key that sorts numbers in names by their value."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+
 class SyntheticSource:
     """A coloured disc that wanders over a slowly shifting ground, with sensor noise; see `edgewise.live.base.Source`.
 

@@ -32,7 +32,7 @@ def to_rgb(frame: NDArray[Any], name: str, order: Literal["RGB", "BGR"]) -> Pixe
         f"{name} gives another pixel format",
         code="L08",
         why=f"an array {shape} of {frame.dtype}; uint8 (height, width, 3) is needed",
-        fix="`v4l2-ctl --list-formats-ext` shows what the camera has; take a size with MJPG or YUYV: --camera-size 640x480",
+        fix="`v4l2-ctl --list-formats-ext` shows its formats; take a size that has MJPG or YUYV: --camera 640x480",
     )
 
 

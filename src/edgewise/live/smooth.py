@@ -19,7 +19,7 @@ class Smoother:
         self._kept: dict[int, deque[Probabilities]] = {}
 
     def smooth(self, found: Mapping[int, Probabilities]) -> dict[int, Probabilities]:
-        """Take in what was found in a frame, float32 (classes,) of each track; tracks that are not in it are forgotten."""
+        """Take in what was found in a frame, float32 (classes,) of each track; other tracks are forgotten."""
         self._kept = {track: self._kept.get(track) or deque(maxlen=self._frames) for track in found}
         for track, one in found.items():
             self._kept[track].append(one)

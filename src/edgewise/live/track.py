@@ -10,7 +10,8 @@ The detector runs
 - at once when a box was lost: too few of its points came back, or it left the frame,
 - at once when the picture outside the boxes changed much since the last detection, but not on each frame.
 
-A box that the detector finds again is drawn towards what it found; one that it misses `PATIENCE` times in a row is gone.
+A box that the detector finds again is drawn towards what it found; one that it misses `PATIENCE` times in a row is
+gone.
 """
 
 from __future__ import annotations
@@ -143,13 +144,8 @@ class Tracker:
         height, width = self._shape[:2]
         for track in self._tracks:
             box = track.box
-            rows = slice(
-                max(0, int(box.top / height * CELLS)), max(0, int((box.top + box.height) / height * CELLS) + 1)
-            )
-            columns = slice(
-                max(0, int(box.left / width * CELLS)), max(0, int((box.left + box.width) / width * CELLS) + 1)
-            )
-            changed[rows, columns] = False
+            rows = _span(box.top / height, box.height / height)
+            changed[rows, _span(box.left / width, box.width / width)] = False
         return bool(changed.mean() >= MUCH)
 
 
@@ -179,6 +175,11 @@ def _grid(box: Box, scale: float) -> Points:
     shares = (1 - INNER) / 2 + INNER * (np.arange(GRID) + 0.5) / GRID
     x, y = np.meshgrid(box.left + shares * box.width, box.top + shares * box.height)
     return (np.stack([x.ravel(), y.ravel()], axis=1) * scale).astype(np.float32)
+
+
+def _span(start: float, length: float) -> slice:
+    """The cells of a stretch, given as shares of the frame."""
+    return slice(max(0, int(start * CELLS)), max(0, int((start + length) * CELLS) + 1))
 
 
 def _inside(box: Box, shape: tuple[int, ...]) -> bool:

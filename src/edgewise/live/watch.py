@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgewise.live.base import Frame
 from edgewise.device import Pixels
+from edgewise.live.base import Frame
 
 BLACK = 16
 """No pixel of a black frame is brighter. A covered sensor has noise of a few levels."""
