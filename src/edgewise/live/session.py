@@ -29,7 +29,7 @@ FILE_FPS = 30.0
 
 @dataclass(frozen=True)
 class Session:
-    """What was asked for on the command line; see `edgewise live --help`. `json_lines` writes a line a view to stdout."""
+    """What was asked for on the command line; see `edgewise live --help`. `json_lines`: a line a view on stdout."""
 
     bundle: Path
     source: str
@@ -148,9 +148,7 @@ def line(view: View, smooth: int) -> dict[str, Any]:
                     "track": seen.track,
                     "label": seen.label,
                     "confidence": round(seen.confidence, 6),
-                    "box": [
-                        round(value, 1) for value in (seen.box.left, seen.box.top, seen.box.width, seen.box.height)
-                    ],
+                    "box": [round(getattr(seen.box, side), 1) for side in ("left", "top", "width", "height")],
                 }
                 for seen in view.seen
             ],

@@ -58,7 +58,7 @@ def open_window() -> Window:
 
 @contextlib.contextmanager
 def keys() -> Iterator[Any]:
-    """Inside the block, yields a function that says whether q was pressed in the terminal; never, where there is none."""
+    """Inside the block, yields what says whether q was pressed in the terminal; never, where there is none."""
     if not sys.stdin.isatty():
         yield lambda: False
         return
