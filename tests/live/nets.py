@@ -8,8 +8,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+Values = list[onnx.ValueInfoProto]
 
-def save(nodes: list[onnx.NodeProto], inputs: list, outputs: list, constants: dict[str, np.ndarray], path: Path) -> Path:
+
+def save(
+    nodes: list[onnx.NodeProto], inputs: Values, outputs: Values, constants: dict[str, np.ndarray], path: Path
+) -> Path:
     graph = helper.make_graph(
         nodes, "bright", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in constants.items()]
     )
@@ -56,7 +60,7 @@ def bright_squares(path: Path, kind: str = "uint8", size: int = 64, cell: int = 
 def yunet(path: Path) -> Path:
     """The ends of YuNet (2023): input (1, 3, height, width) BGR 0..255; cls, obj, bbox and kps at strides 8, 16, 32.
 
-    Scores at stride 32 are brightness; those at 8 and 16 are 0. A box is its cell with its neighbours: three cells wide.
+    Scores at stride 32 are brightness; those at 8 and 16 are 0. A box is its cell and the neighbours: three cells wide.
     """
     nodes, outputs = [], []
     constants: dict[str, np.ndarray] = {

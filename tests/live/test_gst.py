@@ -65,8 +65,7 @@ def test_a_pipeline_that_does_not_run_says_what_gstreamer_said() -> None:
     ):
         source = open_pipeline(words, SMALL, "child")
         with pytest.raises(UnavailableError) as caught:
-            for _ in range(4):
-                source.read()
+            list(iter(source.read, None))
         assert caught.value.code == "L07"
         assert told in str(caught.value)
         source.close()

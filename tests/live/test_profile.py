@@ -33,7 +33,8 @@ def profiled(stages: list[dict[str, float]], period: float, settings: Settings =
 
 
 def test_a_stage_that_seldom_runs_counts_by_its_time_over_all_frames() -> None:
-    stages = [{"grab": 5.0, "track": 1.0, "classify": 2.0, **({"detect": 40.0} if n % 10 == 0 else {})} for n in range(100)]
+    usual = {"grab": 5.0, "track": 1.0, "classify": 2.0}
+    stages = [{**usual, "detect": 40.0} if number % 10 == 0 else usual for number in range(100)]
     budget = profiled(stages, 0.007).budget()
     assert budget is not None
     by_name = {stage.name: stage for stage in budget.stages}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 import types
@@ -91,7 +92,7 @@ def test_the_synthetic_picture_moves_keeps_its_size_and_its_rate() -> None:
     frames = every(source)
     assert time.perf_counter() - start >= 11 / 50
     assert [frame.shape for frame in frames] == [(64, 96, 3)] * 12
-    assert all((one != other).any() for one, other in zip(frames, frames[1:], strict=False))
+    assert all((one != other).any() for one, other in itertools.pairwise(frames))
 
 
 def test_at_rate_0_it_is_as_fast_as_it_is_read_and_not_live() -> None:
