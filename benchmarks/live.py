@@ -173,7 +173,7 @@ def compare(video: Path, bundle: Path, model: Model, rounds: int, every: int, wi
     """The first comparison of the top of this file."""
     classifier = open_classifier(bundle)
     options = LoopOptions(every=every)
-    settings = Settings("haar", every, width, "onnxruntime", 1, live=False, window=False)
+    settings = Settings("haar", every, width, "onnx", 1, live=False, window=False)
     passes: dict[str, list[Pass]] = {"base": [], "ours": []}
     profiles: list[Profile] = []
 

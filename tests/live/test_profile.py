@@ -10,7 +10,7 @@ import pytest
 from edgewise.live.base import Frame, View
 from edgewise.live.profile import Profile, Settings, lines
 
-SETTINGS = Settings("haar", every=10, detector_width=320, format="onnxruntime", threads=1, live=True, window=False)
+SETTINGS = Settings("haar", every=10, detector_width=320, format="onnx", threads=1, live=True, window=False)
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 
 

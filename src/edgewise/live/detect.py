@@ -100,8 +100,8 @@ def open_cascade(kind: str, what: str, width: int) -> Detector:
     try:
         classifier = cv2.CascadeClassifier(str(path))
         refused = "it has no cascade in it" if classifier.empty() else ""
-    except cv2.error as problem:
-        refused = str(problem).strip().splitlines()[0]
+    except (cv2.error, SystemError) as problem:  # OpenCV's constructors wrap their own errors so
+        refused = str(problem.__cause__ or problem).strip().splitlines()[0]
     if refused:
         raise UntrustedError("not a cascade of OpenCV", code="L13", where={"file": path}, why=refused)
     shown = f"{kind}:{path} sha256 {sha256(path.read_bytes())}" if what else kind

@@ -66,7 +66,7 @@ def run_session(asked: Session) -> list[str]:
         detector=asked.detector,
         every=asked.every,
         detector_width=asked.detector_width,
-        format=classifier.facts["runtime"],
+        format=classifier.format,
         threads=asked.threads,
         live=source.live,
         window=not headless,
