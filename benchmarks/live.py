@@ -5,7 +5,8 @@
    `edgewise live --detector haar` with its defaults, drawing each frame. Same video file, same weights, same cores;
    rounds in turns (ABBA). Rate, time from frame to drawn result, and whether both saw the same.
 2. `--detector none` against a bare loop of the same runtime and preprocessing, over frames in memory.
-3. `--minutes M`: only a soak on the synthetic camera: resident memory, and the age of each frame when it was shown.
+3. `--minutes M`: only a soak of the command itself on the synthetic camera: resident memory, and the age of each frame
+   at its line.
 
 The net is the mask net of the first project, `convnet(32,64,128)` at 128 x 128, with random weights but a fitted last
 layer: it tells crops in full light from dim ones, which the light of the video changes between.
@@ -14,10 +15,12 @@ layer: it tells crops in full light from dim ones, which the light of the video 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,7 +59,7 @@ SIZE = 128
 LABELS = ("lit", "dim")
 SAME = 0.6
 """IoU from which two boxes are one detection."""
-NOTHING_LOST = 20.0
+SETTLED_S = 60.0
 """Seconds of a soak before memory is fitted: what a first use loads is no growth."""
 
 
@@ -242,44 +245,46 @@ def without_detector(bundle: Path, frames: list[Pixels], rounds: int) -> dict[st
 
 
 def soak(bundle: Path, minutes: float, every: int, width: int) -> dict[str, Any]:
-    """The third one: memory over time, and frames shown when they were older than two periods."""
-    classifier = open_classifier(bundle)
-    source = open_source("synthetic:640x480@30")
-    period_ms = 1e3 / 30
+    """The third one: `edgewise live --headless` itself; its memory over time, and the age of each frame it tells of."""
+    words = [sys.executable, "-m", "edgewise", "live", str(bundle), "--source", "synthetic", "--headless"]
+    words += ["--detector", "haar", "--every", str(every), "--detector-width", str(width)]
     memory: list[tuple[float, int]] = []
-    shown = stale = dropped = 0
-    worst = 0.0
+    ages: list[float] = []
+    dropped = silent = 0
     start = time.perf_counter()
-    views: Any = run(source, classifier, open_detector("haar", width), LoopOptions(every=every))
-    with contextlib.closing(views):
-        for view in views:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        for text in process.stdout:
             now = time.perf_counter() - start
             if now > minutes * 60:
+                process.send_signal(signal.SIGINT)
                 break
-            if view.frame is None:
+            row = json.loads(text)
+            if row["state"] != "live":
+                silent += 1
                 continue
-            draw(view)
-            age = (time.perf_counter() - view.frame.taken) * 1e3
-            shown, stale, dropped = shown + 1, stale + (age > 2 * period_ms), dropped + view.dropped
-            worst = max(worst, age)
+            ages.append(row["age_ms"])
+            dropped += row["dropped"]
             if not memory or now - memory[-1][0] >= 1.0:
-                memory.append((now, resident_bytes()))
-    kept = np.array([row for row in memory if row[0] >= min(NOTHING_LOST, minutes * 30)])
-    slope = np.polyfit(kept[:, 0], kept[:, 1], 1)[0] * 600 / 1e6
+                memory.append((now, resident_bytes(process.pid)))
+    kept = np.array([row for row in memory if row[0] >= min(SETTLED_S, minutes * 30)])
+    slope, _ = np.polyfit(kept[:, 0], kept[:, 1], 1)
+    stale = sum(age > 2 * 1e3 / 30 for age in ages[30:])
     return {
         "minutes": minutes,
-        "frames": shown,
+        "frames": len(ages),
         "dropped": dropped,
+        "no_signal": silent,
         "older_than_two_periods": stale,
-        "oldest_ms": worst,
-        "rss_mb_per_10_minutes": float(slope),
-        "rss_mb_first_last": [kept[0, 1] / 1e6, kept[-1, 1] / 1e6],
+        "age_ms_p50_p90_p99_max": [float(np.percentile(ages[30:], share)) for share in (50, 90, 99, 100)],
+        "rss_mb_per_10_minutes": float(slope) * 600 / 1e6,
+        "rss_mb_first_last": [float(kept[0, 1]) / 1e6, float(kept[-1, 1]) / 1e6],
     }
 
 
-def resident_bytes() -> int:
-    """Of this process, now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def resident_bytes(pid: int) -> int:
+    """Of a process, now."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from edgewise import cli
-from edgewise.live.session import Session
+from edgewise.live.session import Ending, Session
 from edgewise.live.window import why_no_window
 from tests.live.test_record import played
 from tests.live.test_sources import write_video
@@ -44,9 +44,9 @@ def colours(tmp_path: Path) -> Path:
 def test_words_become_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Session] = []
 
-    def run_session(session: Session) -> list[str]:
+    def run_session(session: Session) -> Ending:
         called.append(session)
-        return []
+        return Ending((), json_lines=False)
 
     monkeypatch.setattr("edgewise.live.session.run_session", run_session)
     cli.app(["live", "b"], standalone_mode=False)

@@ -61,7 +61,7 @@ class ChildSource:
         assert self._child.stdout is not None
         height, width, _ = self._shape
         rows = np.empty((height, self._row), np.uint8)
-        left = memoryview(rows).cast("B")
+        left = rows.data.cast("B")
         while left:
             try:
                 count = self._child.stdout.readinto(left)  # type: ignore[attr-defined]
