@@ -43,9 +43,10 @@ def test_following_sees_what_detecting_on_each_frame_sees(astronaut: Image.Image
         if tracker.follow(pixels):
             tracker.correct(found)
             detections += 1
-        boxes = [box for _, box in tracker.tracks()]
-        numbers |= {one for one, _ in tracker.tracks()}
-        same += len(pair(found[:1], boxes, 0.6)) == len(found[:1])  # its false alarms last for a frame
+        tracks = tracker.tracks()
+        surest = pair(found[:1], [box for _, box in tracks], 0.6)  # the others are false alarms of a frame
+        numbers |= {tracks[at][0] for _, at in surest}
+        same += len(surest) == len(found[:1])
     assert detections <= count / 5
     assert same >= 0.95 * count
-    assert len(numbers) <= 3  # the light switch may cost the box its number
+    assert len(numbers) <= 2  # the switch of the light may cost the face its number
