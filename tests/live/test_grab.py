@@ -85,7 +85,7 @@ def test_a_lost_camera_is_opened_again_with_growing_waits() -> None:
         "no camera fake (cameras here: none), trying again in 0.1 s",
         "no camera fake (cameras here: none), trying again in 0.15 s",
     ]
-    assert time.perf_counter() - start >= 0.3
+    assert 0.3 <= time.perf_counter() - start < 1.0  # news is told at once, not after the timeout
     assert source.opened == 4
     grabber.close()
     assert source.closed

@@ -101,7 +101,7 @@ class _Sink:
         self.lines = asked.json_lines or headless
         self._window: Window | None = None if headless else open_window()
         self._size = 640, 480
-        self._note = ""
+        self._told = "", ""
 
     def take(self, view: View) -> bool:
         """Show, record, print and count a view; False when the window says that this is the end."""
@@ -119,10 +119,16 @@ class _Sink:
         self._profile.add(view, draw_ms)
         if self.lines and not _put(line(view, self._asked.smooth)):
             return False
-        if view.note != self._note:
-            self._note = view.note
-            _say(f"{view.state}: {view.note}" if view.note else "live again")
+        self._tell(view)
         return goes_on
+
+    def _tell(self, view: View) -> None:
+        """Say news of the source to a person."""
+        if view.note and (view.state, view.note) != self._told:
+            _say(f"{view.state}: {view.note}")
+        elif view.state == "live" and self._told[0] == "no signal":
+            _say("live again")
+        self._told = view.state, view.note
 
     def close(self) -> None:
         """Finish the recording and take the window away."""
