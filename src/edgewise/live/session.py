@@ -117,10 +117,8 @@ class _Sink:
                 goes_on = self._window.show(picture)
             draw_ms = (time.perf_counter() - started) * 1e3
         self._profile.add(view, draw_ms)
-        if self.lines and not _put(line(view, self._asked.smooth)):
-            return False
         self._tell(view)
-        return goes_on
+        return goes_on and not (self.lines and not _put(line(view, self._asked.smooth)))
 
     def _tell(self, view: View) -> None:
         """Say news of the source to a person."""
