@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgewise.interrupt import Interrupted
 from edgewise.live.base import Detector, Source, View
 from edgewise.live.classify import Classifier, open_classifier
 from edgewise.live.detect import open_detector
@@ -84,10 +85,15 @@ def run_session(asked: Session) -> Ending:
     sink = _Sink(asked, headless, _recorder(asked, source, wanted), profile)
     options = LoopOptions(every=asked.every, smooth=asked.smooth, frames=asked.frames)
     views = run(source, classifier, detector, options, reopen=lambda: open_source(asked.source, wanted))
-    with contextlib.closing(sink), contextlib.closing(_generator(views)), keys() as quit_pressed:
-        for view in views:
-            if not sink.take(view) or quit_pressed():
-                break
+    try:
+        with contextlib.closing(sink), contextlib.closing(_generator(views)), keys() as quit_pressed:
+            for view in views:
+                if not sink.take(view) or quit_pressed():
+                    break
+    except Interrupted:
+        for words in sink.last_words(profile.budget()):
+            _say(words)
+        raise
     return Ending(tuple(sink.last_words(profile.budget())), sink.lines)
 
 
@@ -102,6 +108,7 @@ class _Sink:
         self._window: Window | None = None if headless else open_window()
         self._size = 640, 480
         self._told = "", ""
+        self._frames = 0
 
     def take(self, view: View) -> bool:
         """Show, record, print and count a view; False when the window says that this is the end."""
@@ -117,6 +124,7 @@ class _Sink:
                 goes_on = self._window.show(picture)
             draw_ms = (time.perf_counter() - started) * 1e3
         self._profile.add(view, draw_ms)
+        self._frames += view.frame is not None
         self._tell(view)
         return goes_on and not (self.lines and not _put(line(view, self._asked.smooth)))
 
@@ -140,10 +148,10 @@ class _Sink:
     def last_words(self, budget: Budget | None) -> list[str]:
         """The profile and the next command to try."""
         if budget is None:
-            return ["no frames were shown"]
+            return [f"{self._frames} frames: too few to say how long they take"]
         if self.lines and self._asked.profile:
             _put({"profile": asdict(budget)})
-        words = lines(budget) if self._asked.profile else [f"{budget.frames + 1} frames, {budget.fps:.1f} a second"]
+        words = lines(budget) if self._asked.profile else [f"{self._frames} frames, {budget.fps:.1f} a second"]
         command = f"edgewise live {shlex.quote(str(self._asked.bundle))} --source {shlex.quote(self._asked.source)}"
         return [*words, f"next: {command} " + ("--record out.mp4" if self._asked.profile else "--profile")]
 
