@@ -53,7 +53,7 @@ BASE = "base"
 DEFAULT_SIZE = 128
 _MEASURED = (
     *("cost", "validation", "test", "validation_clean", "test_clean"),
-    *("difference", "parity", "calibration", "latency", "memory"),
+    *("difference", "parity", "calibration", "decision", "latency", "memory"),
 )
 """What of a measurement goes into the manifest of its bundle."""
 FREE_TO_CHANGE = (
@@ -780,6 +780,7 @@ def _measurement(job: Job, one: Built, file: Exported, reference: Exported, time
         calibration=file.calibration,
         validation_clean=file.validation_clean,
         test_clean=file.test_clean,
+        decision=file.decision,
     )
     record = dataclasses.asdict(measurement)
     update_measured(

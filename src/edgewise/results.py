@@ -104,6 +104,33 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What a threshold does to labelled images: the share that is answered, and the share of the answers that is right.
+
+    `precision` is None where nothing is answered.
+    """
+
+    coverage: Estimate
+    precision: Estimate | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The confidence below which a file's answer is `unknown`, and what that costs and brings.
+
+    `threshold` was chosen on validation images for a precision of the answers of at least `asked`; 0 answers
+    everything. None means that no threshold could be shown to reach it, and `note` says why; then there is no figure.
+    `validation` is of the images by which it was chosen, `test` of images by which nothing was.
+    """
+
+    asked: float
+    threshold: float | None
+    note: str
+    validation: Answered | None
+    test: Answered | None
+
+
+@dataclass(frozen=True)
 class Cost:
     """Size and work of a model. `macs` counts multiply-adds of convolutions and linear layers for one image."""
 
@@ -228,6 +255,7 @@ class Measurement:
     calibration: Calibration | None = None
     validation_clean: Quality | None = None
     test_clean: Quality | None = None
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True)
@@ -267,6 +295,7 @@ class Attempt:
     ratio: Estimate | None = None
     p50_ms: float | None = None
     reason: str = ""
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ def _checked(row: Attempt, file: Exported) -> Attempt:
         test=file.test,
         file_bytes=file.file_bytes,
         runtime=file.runtime,
-        reason="; ".join(file.notes),
+        decision=file.decision,
+        reason="; ".join([*file.notes, *([file.decision.note] if file.decision and file.decision.note else [])]),
     )
 
 
