@@ -13,6 +13,7 @@ import typer
 from edgewise import ranks
 from edgewise.cli.bench import bench
 from edgewise.cli.bundles import pack, unpack
+from edgewise.cli.capture import capture
 from edgewise.cli.export import export
 from edgewise.cli.images import data_check, explore_data
 from edgewise.cli.look import compare, doctor, models, profile, show_recipe, verify
@@ -40,7 +41,7 @@ toolchain_app = typer.Typer(
 app.add_typer(toolchain_app, name="toolchain")
 
 _COMMANDS = (
-    *(run, train, export, web, bench),
+    *(run, train, export, web, bench, capture),
     *(explain, models, profile, compare),
     *(verify, pack, unpack, doctor),
 )
