@@ -170,7 +170,8 @@ It names a class for every picture: {decision.note}.
 
 An answer whose confidence (the softmax of logits / `thresholds.temperature`) is below {decision.threshold:.4f}
 (`thresholds.unknown`) is not given; `runner.py` prints `"label": null` for it and lists its guesses under `top`. The
-threshold was chosen on validation images, of this very file, for answers of which at least {decision.asked:.1%} are right.
+threshold was chosen on validation images, with the answers of this very file, so that at least {decision.asked:.1%} of
+those that are given are right.
 
 - validation images: {_answers(decision.validation)}
 - test images, by which nothing was chosen: {_answers(decision.test)}
@@ -181,7 +182,9 @@ def _answers(found: Answered | None) -> str:
     if found is None:
         return "not measured"
     said = f"{_share(found.coverage)} of {found.coverage.n} are answered"
-    return said if found.precision is None else f"{said}, {_share(found.precision)} of these {found.precision.n} rightly"
+    return (
+        said if found.precision is None else f"{said}, {_share(found.precision)} of these {found.precision.n} rightly"
+    )
 
 
 def _share(figure: Estimate) -> str:

@@ -27,7 +27,8 @@ def capture(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder, a folder for each class in it.")],
     label: Annotated[str, typer.Option("--class", help="Class that the camera sees; its folder is made.")],
     source: Annotated[
-        str, typer.Option(help="usb:0, csi:0, picamera, rtsp://HOST/PATH, gst:PIPELINE, synthetic, a video or a folder.")
+        str,
+        typer.Option(help="usb:0, csi:0, picamera, rtsp://HOST/PATH, gst:PIPELINE, synthetic, a video or a folder."),
     ] = "usb:0",
     count: Annotated[int | None, typer.Option(min=1, help="Pictures to write; default: until Ctrl-C.")] = None,
     every: Annotated[float, typer.Option(min=0, help="Least seconds between two pictures of a camera.")] = 0.5,
@@ -43,10 +44,8 @@ def capture(
     from edgewise.live.sources import open_source
 
     fill.check_label(label)
-    show = _shown(headless, quiet or json_)
-    found = fill.capture(
-        open_source(source), folder, label, count=count, every=every, difference=difference, show=show
-    )
+    show = _shown(f"{label}: q ends", headless, quiet or json_)
+    found = fill.capture(open_source(source), folder, label, count=count, every=every, difference=difference, show=show)
     if json_:
         facts = {
             **{"class": label, "folder": str(found.folder), "written": [path.name for path in found.written]},
@@ -68,16 +67,21 @@ def capture(
         raise typer.Exit(128 + found.signal)
 
 
-def _shown(headless: bool, quiet: bool) -> Callable[[Pixels, Captured], bool]:
-    """What is done with each frame: a line a second on standard error, and a window where one is wanted."""
+def _shown(title: str, headless: bool, quiet: bool) -> Callable[[Pixels, Captured], bool]:
+    """What is done with each frame: a window where one is wanted, and a line a second on standard error."""
+    from edgewise.live.preview import Preview
+
+    window = None if headless else Preview(title)
+    if window and window.problem and not quiet:
+        print(f"no window: {window.problem} (--headless asks for none)", file=sys.stderr)
     said = time.monotonic()
 
     def show(pixels: Pixels, so_far: Captured) -> bool:
         nonlocal said
+        told = f"{len(so_far.written)} written, {so_far.alike} alike, {so_far.frames} frames"
         if not quiet and time.monotonic() - said >= SECOND:
             said = time.monotonic()
-            told = f"{len(so_far.written)} written, {so_far.alike} alike, {so_far.frames} frames"
             print(told, file=sys.stderr, flush=True)
-        return True
+        return window is None or window.show(pixels, told)
 
     return show

@@ -34,7 +34,9 @@ def export(
     int8: Annotated[str | None, typer.Option(help="int8 scheme of ONNX files; auto tries each.")] = None,
     precision_of_answers: Annotated[
         float | None,
-        typer.Option(help="Share of given answers that has to be right, e.g. 0.99; the rest is unknown. Default: 0.95."),
+        typer.Option(
+            help="Share of given answers that has to be right, e.g. 0.99; the rest is unknown. Default: 0.95."
+        ),
     ] = None,
     runtime: Annotated[
         Path | None,

@@ -75,7 +75,7 @@ def read_manifest(folder: str) -> Dict[str, Any]:
 
 
 def thresholds_of(manifest: Dict[str, Any]) -> Any:
-    """(temperature, threshold): 1 and 0, which change nothing, where a bundle has none. Raises ValueError, TypeError."""
+    """(temperature, threshold): 1 and 0, which change nothing, where a bundle has none; ValueError or TypeError."""
     known = dict(manifest.get("thresholds") or {})
     temperature, threshold = float(known.get("temperature", 1.0)), float(known.get("unknown", 0.0))
     if not 0.0 < temperature < float("inf") or not 0.0 <= threshold <= 1.0:

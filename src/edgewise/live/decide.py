@@ -4,12 +4,12 @@ A classifier's answers to the frames of one face flicker. Three things calm them
 
 - **smoothing**: the probabilities of the last frames are averaged, either evenly over the last `frames` (mean) or with
   weights that fall by the factor `1 - 2 / (frames + 1)` a frame (ema);
-- **hysteresis**: a class is named from a confidence of `enter` on and is only given up below `leave`, which is lower, so
-  that a confidence that wavers about one limit does not switch the label with every frame;
+- **hysteresis**: a class is named from a confidence of `enter` on and is given up only below `leave`, which is lower,
+  so that a confidence that wavers about one limit does not switch the label with every frame;
 - **patience**: the label changes only when the same other answer has come `patience` frames in a row.
 
-With `Rule(enter=t)` alone, every frame is decided by itself: the class where its confidence is at least t, else unknown,
-as `runner.py` does.
+With `Rule(enter=t)` alone, every frame is decided by itself: the class where its confidence is at least t, else
+unknown, as `runner.py` does.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def capture(
     count: int | None = None,
     every: float = 0.5,
     difference: float = DIFFERENCE,
-    show: Callable[[Pixels, Captured], bool] = lambda pixels, so_far: True,
+    show: Callable[[Pixels, Captured], bool] | None = None,
 ) -> Captured:
     """Write frames of a source into `folder/label` until there are enough, it ends, or `show` says stop.
 
@@ -87,7 +87,7 @@ def capture(
                 else:
                     so_far.alike += 1
                 so_far.signal = signalled()
-                if so_far.signal is not None or not show(pixels, so_far):
+                if so_far.signal is not None or (show and not show(pixels, so_far)):
                     so_far.ended = "stopped"
                 elif len(so_far.written) == count:
                     so_far.ended = "count"
@@ -102,7 +102,7 @@ def capture(
 
 def check_label(label: str) -> None:
     """Whether a class can be the name of a folder everywhere. Raises ConfigError Q13."""
-    bad = [character for character in label if character in "/\\:*?\"<>|" or not character.isprintable()]
+    bad = [character for character in label if character in '/\\:*?"<>|' or not character.isprintable()]
     if not label.strip() or label != label.strip() or label.startswith(".") or bad or len(label.encode()) > 100:
         raise ConfigError(
             "this class cannot be the name of a folder",

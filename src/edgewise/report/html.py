@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgewise.report.cells import COLUMNS, groups_of
 from edgewise.report.answers import answers_of
+from edgewise.report.cells import COLUMNS, groups_of
 from edgewise.report.explained import calibrations_of, section_of
 from edgewise.report.leakage import leakage_lines
 from edgewise.report.method import invalid_words, method_line, relative_only
