@@ -324,8 +324,9 @@ class DecideOptions(Strict):
     """From which confidence on a file's answers are given; below it they are `unknown`."""
 
     precision: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Share of the given answers that has to be right. The lowest confidence that shows it on validation images, with an
-    error probability of 5 %, goes into the bundle; where none does there is no threshold, and every picture is named."""
+    """Share of the given answers that has to be right. The lowest confidence that shows it on validation images, with
+    an error probability of 5 %, goes into the bundle; where none does there is no threshold, and every picture is
+    named."""
 
 
 class ExportOptions(Strict):

@@ -267,12 +267,16 @@ class Failure:
     reason: str
 
 
+State = Literal["written", "refused", "failed", "missing", "not written"]
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One (format, precision) of a model that was asked for, and what came of it.
 
     `state`: "written" passed all checks; "refused" was written and is not handed out, because it does not decide as its
-    model or loses too much; "failed" could not be written; "missing" needs something that is not installed here.
+    model or loses too much; "failed" could not be written; "missing" needs something that is not installed here; "not
+    written" is a precision that the format does not have.
     `ratio` compares the `model` clock with `reference` (a file of this table) by paired interleaved blocks; below 1 is
     faster. `kept` is False for what passed and was left aside by `--to auto`. `reason` says why not, or what else is to
     be known. `bundle` is the name of its bundle, which stands in the folder of the table when it was `kept`; "" where
@@ -282,7 +286,7 @@ class Attempt:
     model: str
     format: str
     precision: str
-    state: Literal["written", "refused", "failed", "missing"]
+    state: State
     scheme: str = ""
     bundle: str = ""
     kept: bool = False

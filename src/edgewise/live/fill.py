@@ -45,7 +45,7 @@ def capture(
 ) -> Captured:
     """Write frames of a source into `folder/label` until there are enough, it ends, or `show` says stop.
 
-    Files that are there are never touched. A frame that looks like one that was written before it is passed over, and so
+    Files that are there are never touched. A frame that looks like one that was written before is passed over, and so
     is one that comes sooner than `every` seconds after the last written; of a file that is not live, which is read as
     fast as it can be, none is too soon. The first Ctrl-C ends it after the frame at hand.
 

@@ -37,8 +37,10 @@ UNSORTED, FRAMES = "unsorted", "frames"
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is kept. seconds: least time between two frames that are kept. difference: gray levels by which a picture
-    has to differ from all kept ones, see `Looks`. megabytes: most that one session writes, frames and all.
+    """How much is kept.
+
+    seconds: least time between two frames that are kept. difference: gray levels by which a picture has to differ from
+    all kept ones, see `Looks`. megabytes: most that one session writes, frames and all.
     """
 
     seconds: float = 2.0

@@ -78,7 +78,7 @@ def choose(answers: Answers, asked: float, risk: float = RISK) -> tuple[float | 
     """The lowest confidence at which the answers show the precision asked for.
 
     Returns:
-        The threshold, 0 where everything can be answered; None, with the reason, where no threshold can be shown to do.
+        The threshold, 0 where everything can be answered; None, with the reason, where none can be shown to do.
     """
     order = np.argsort(-answers.confidence, kind="stable")
     sure = answers.confidence[order].astype(np.float64)
@@ -87,8 +87,8 @@ def choose(answers: Answers, asked: float, risk: float = RISK) -> tuple[float | 
     least = enough(0, asked, risk)
     if least > count:
         return None, (
-            f"no threshold: {count} validation images are too few to show {asked:.1%}; it takes {least} answers without "
-            f"a mistake"
+            f"no threshold: {count} validation images are too few to show {asked:.1%}; it takes {least} answers "
+            "without a mistake"
         )
     chosen: float | None = None
     for rank in _ranks(count, asked, risk):
