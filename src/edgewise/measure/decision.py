@@ -96,8 +96,8 @@ def choose(answers: Answers, asked: float, risk: float = RISK) -> tuple[float | 
         if tail(int(wrong[last - 1]), last, 1 - asked) > risk:
             if chosen is None:
                 return None, (
-                    f"no threshold: of the {last} surest answers to validation images {int(wrong[last - 1])} are wrong, "
-                    f"which does not show {asked:.1%}"
+                    f"no threshold: of the {last} surest answers to validation images {int(wrong[last - 1])} are "
+                    f"wrong, which does not show {asked:.1%}"
                 )
             break
         chosen = _between(sure[last - 1], sure[last]) if last < count else 0.0
