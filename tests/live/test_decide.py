@@ -139,7 +139,8 @@ def test_ended_tracks_can_be_forgotten_and_old_ones_are() -> None:
     assert decider((0.1, 0.9), 7)[0] == "a"
     decider.forget(7)
     assert decider((0.1, 0.9), 7)[0] == "b"
-    assert decider.smoothed(8) == ()
+    decider.forget()
+    assert decider.smoothed(7) == decider.smoothed(8) == ()
     for track in range(100, 100 + 2 * TRACKS):
         decider((0.9, 0.1), track)
     assert decider.smoothed(7) == ()

@@ -14,7 +14,7 @@ from edgewise.data import load_data
 from edgewise.data.check import check_data
 from edgewise.errors import ConfigError, DataError, UnavailableError
 from edgewise.live.base import Box, Frame, Seen, View
-from edgewise.live.uncertain import Limits, UncertainSaver, cut
+from edgewise.live.uncertain import Limits, UncertainSaver
 from edgewise.pipeline import InputSpec
 from edgewise.recipe import DataOptions
 
@@ -65,7 +65,7 @@ def test_unknown_pictures_are_kept_with_what_the_model_thought(tmp_path: Path) -
 
 def test_crops_are_kept_with_the_frame_they_were_cut_from_once(tmp_path: Path) -> None:
     saver = UncertainSaver(tmp_path, LABELS, ALL)
-    boxes = [Box(4, 8, 20, 30), Box(-5, -5, 20, 20), Box(60, 60, 5, 5)]
+    boxes = [Box(4, 8, 20, 30), Box(-5, -5, 20, 20), Box(60, 60, 5, 5), Box(0, 0, 40, 7)]
     first, second = saver.take(view(3, *[unknown(track, box) for track, box in enumerate(boxes, 1)]))
     np.testing.assert_array_equal(np.asarray(Image.open(first)), picture(3)[8:38, 4:24])
     np.testing.assert_array_equal(np.asarray(Image.open(second)), picture(3)[:15, :15])
@@ -143,13 +143,6 @@ def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="Q10"):
         UncertainSaver(tmp_path / "file", LABELS)
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_boxes_are_cut_to_the_frame() -> None:
-    pixels = picture(1)
-    assert cut(pixels, Box(-10, -10, 1000, 1000)).shape == (48, 48, 3)
-    assert cut(pixels, Box(47.4, 47.4, 10, 10)).shape == (1, 1, 3)
-    assert cut(pixels, Box(100, 0, 10, 10)).size == 0
 
 
 def filled(folder: Path) -> UncertainSaver:

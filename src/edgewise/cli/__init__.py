@@ -16,6 +16,7 @@ from edgewise.cli.bundles import pack, unpack
 from edgewise.cli.capture import capture
 from edgewise.cli.export import export
 from edgewise.cli.images import data_check, explore_data
+from edgewise.cli.live import live
 from edgewise.cli.look import compare, doctor, models, profile, show_recipe, verify
 from edgewise.cli.toolchain import toolchain_install, toolchain_list, toolchain_remove
 from edgewise.cli.training import explain, run, train
@@ -41,7 +42,8 @@ toolchain_app = typer.Typer(
 app.add_typer(toolchain_app, name="toolchain")
 
 _COMMANDS = (
-    *(run, train, export, web, bench, capture),
+    *(run, train, export, web, bench),
+    *(live, capture),
     *(explain, models, profile, compare),
     *(verify, pack, unpack, doctor),
 )

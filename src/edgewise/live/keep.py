@@ -10,6 +10,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from edgewise.device import Pixels
@@ -25,7 +26,9 @@ def stamp() -> str:
 def png(pixels: Pixels) -> bytes:
     """A picture, uint8 (height, width, 3) RGB, as a PNG file: the pixels as they are."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)  # 6 takes four times as long for a tenth less
+    Image.fromarray(np.ascontiguousarray(pixels)).save(
+        stream, "PNG", compress_level=1
+    )  # 6 takes four times as long for a tenth less
     return stream.getvalue()
 
 
