@@ -327,7 +327,7 @@ def test_what_is_missing_on_the_board_is_named(
     bundle: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(runner.PIL, "__version__", "5.1.0")
+        patched.setattr("PIL.__version__", "5.1.0")
         assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 4
     assert "error[E32]: Pillow is too old\n  where: 5.1.0" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

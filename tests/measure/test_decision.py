@@ -14,6 +14,7 @@ from edgewise.measure.calibration import fit_temperature
 from edgewise.measure.decision import RISK, Answers, answered, choose, decide, enough, tail
 
 ASKED = 0.95
+SETS = 200
 
 
 def answers(confidence: object, right: object) -> Answers:
@@ -95,30 +96,32 @@ def test_the_order_of_the_images_does_not_matter_and_what_is_chosen_is_shown(dat
     assert choose(answers(confidence[order], right[order]), 0.9) == (threshold, note)
     assert (threshold is None) == bool(note)
     if threshold is not None:
-        shown = confidence.astype(np.float32) >= threshold
+        shown = confidence.astype(np.float32).astype(np.float64) >= threshold
         errors = int((~right[shown]).sum())
         assert stats.binom.cdf(errors, int(shown.sum()), 0.1) <= RISK + 1e-12
 
 
 def drawn(random: np.random.Generator, count: int, classes: int = 5) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Logits of an over-confident net and labels: the true class is the softmax of a third of the logits."""
-    logits = random.normal(0, 2.5, (count, classes))
+    logits = random.normal(0, 4.5, (count, classes))
     shares = softmax(logits)
     labels = (shares.cumsum(axis=1) < random.random((count, 1))).sum(axis=1).clip(0, classes - 1)
     return 3 * logits, labels.astype(np.int64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [150, 600, 2400])
 def test_the_promise_is_kept_also_with_a_temperature_fitted_to_the_same_images(images: int) -> None:
-    """Over 400 validation sets, precision at the chosen threshold falls below the one asked for in at most 5 %.
+    """Over validation sets, the precision at the chosen threshold falls below the one asked for in at most 5 %.
 
-    The precision is that of 200,000 further images. 400 sets with a true rate of 5 % stay below 7.5 % with probability
-    0.99. The naive choice, the lowest threshold at which the validation images look good enough, fails far more often.
+    The precision is that of 20,000 further images. 200 sets with a true rate of 5 % stay at or below 8.5 % with a
+    probability of 0.98. The naive choice, the lowest threshold at which the validation images look good enough, fails in
+    about half of all sets.
     """
     random = np.random.default_rng(images)
-    far = drawn(random, 200_000)
+    far = drawn(random, 20_000)
     failed = naive = chosen = 0
-    for _ in range(400):
+    for _ in range(SETS):
         logits, labels = drawn(random, images)
         temperature, _ = fit_temperature(logits, labels)
         seen = Answers.of(logits, labels, temperature)
@@ -131,9 +134,9 @@ def test_the_promise_is_kept_also_with_a_temperature_fitted_to_the_same_images(i
         shares = np.cumsum(seen.right[order]) / np.arange(1, images + 1)
         good = np.flatnonzero(shares >= ASKED)
         naive += len(good) > 0 and _precision(true, float(seen.confidence[order[good[-1]]])) < ASKED
-    assert failed <= 0.075 * 400, (failed, chosen)
-    assert naive > 2 * failed
-    assert chosen > (300 if images >= 600 else 100)
+    assert failed <= 0.085 * SETS, (failed, chosen)
+    assert naive > 0.3 * SETS
+    assert chosen > (0.95 if images >= 600 else 0.2) * SETS
 
 
 def _precision(found: Answers, threshold: float) -> float:
