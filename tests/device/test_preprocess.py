@@ -80,7 +80,7 @@ def test_older_pillow_opens_sixteen_bit_gray_as_integers_to_the_same_pixels(
     wide = GRAY.astype(np.uint16) * scale
     expected = as_is(encoded(Image.fromarray(wide), "PNG"), GRAY, channels=1)
     monkeypatch.setattr(
-        preprocess.ImageOps, "exif_transpose", lambda image: Image.fromarray(np.asarray(image, np.int32))
+        ImageOps, "exif_transpose", lambda image: Image.fromarray(np.asarray(image, np.int32))
     )
     np.testing.assert_array_equal(as_is(encoded(Image.fromarray(wide), "PNG"), GRAY, channels=1), expected)
 
