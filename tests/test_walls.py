@@ -29,6 +29,7 @@ RING = [
     "device",
     "measure",
     "report",
+    "live",
 ]
 HOST_ONLY = ("torch", "torchvision", "timm", "torch_pruning", "sklearn", "onnx", "safetensors")
 
@@ -151,6 +152,19 @@ heavy = {"onnxruntime", "pydantic", "yaml", "rich", "typer", "torch", "plotly"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert {"numpy", "PIL"} <= set(sys.modules)
 """
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_live_room_loads_opencv_gstreamer_and_runtimes_only_when_they_are_used() -> None:
+    modules = [name for name in ring_modules() if name.startswith("edgewise.live")]
+    code = f"""
+import importlib, sys
+for name in {modules!r}: importlib.import_module(name)
+heavy = {{"cv2", "gi", "onnxruntime", "picamera2", "pydantic", "torch", "openvino"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    assert len(modules) > 15
     done = python(code)
     assert done.returncode == 0, done.stderr
 
