@@ -28,12 +28,12 @@ from typing import Any, Optional, Tuple
 import numpy as np
 
 from edgewise.device.decode import MAX_PIXELS, PNG_START, BadImage, decode, luma
-from edgewise.device.resample import RESAMPLE, resample
 
 HAS_PILLOW: Optional[bool] = None  # not known until a picture needs it: a small one takes less time than the import
 SMALL_PIXELS = 128 * 128  # up to so many, a picture is not worth the import
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # MPO too: Pillow's JPEG reader opens it
 FITS = ("squash", "crop", "pad")
+RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # Pillow's constants, which moved between its versions
 
 __all__ = [
     "FITS",
@@ -207,13 +207,15 @@ def _scale(image: Any, height: int, width: int, interpolation: str, box: Tuple[f
         image = _resize(image, height, columns, interpolation, (0, top, columns, bottom))
         return _resize(image, height, width, interpolation, (left, 0, right, height))
     if isinstance(image, np.ndarray):
-        return resample(image, height, width, interpolation, box)
+        return _resize(image, height, width, interpolation, box)
     image = _resize(image, rows, width, interpolation, (left, 0, right, rows))
     return _resize(image, height, width, interpolation, (0, top, width, bottom))
 
 
 def _resize(image: Any, height: int, width: int, interpolation: str, box: Tuple[float, float, float, float]) -> Any:
     if isinstance(image, np.ndarray):
+        from edgewise.device.resample import resample
+
         return resample(image, height, width, interpolation, box)
     return image.resize((width, height), RESAMPLE[interpolation], box=box)
 
