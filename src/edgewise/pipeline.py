@@ -27,7 +27,7 @@ from edgewise.device.preprocess import BadImage, open_image
 from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError, nearest
 from edgewise.export.deliver import deliver
 from edgewise.export.desk import Exported, Order
-from edgewise.export.offers import offer
+from edgewise.export.offers import Offer, offer
 from edgewise.judge import choose, figure
 from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality, quality_of_part
@@ -578,15 +578,15 @@ def _ready(job: Job) -> set[tuple[str, str]]:
     options = job.recipe.export
     asked = [(format_, precision) for format_ in options.formats for precision in ("fp32", *options.precisions)]
     offers = {one: offer(*one) for one in asked}
-    reasons: dict[tuple[str, str, str], list[str]] = {}
+    reasons: dict[tuple[str, Offer], list[str]] = {}
     for (format_, precision), found in offers.items():
-        reasons.setdefault((format_, found.state, found.reason), []).append(precision)
-    for (format_, state, reason), precisions in reasons.items():
-        if state == "missing":
-            job.failures.append(Failure(f"{format_} {', '.join(precisions)}", "export", reason))
-        elif state == "not written":
-            job.warnings.append(reason)
-            job.progress.say(f"warning: {reason}")
+        reasons.setdefault((str(format_), found), []).append(precision)
+    for (name, found), precisions in reasons.items():
+        if found.state == "missing":
+            job.failures.append(Failure(f"{name} {', '.join(precisions)}", "export", found.reason))
+        elif found.state == "not written":
+            job.warnings.append(found.reason)
+            job.progress.say(f"warning: {found.reason}")
     return {one for one, found in offers.items() if found.state == "ready"}
 
 

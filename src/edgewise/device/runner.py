@@ -381,8 +381,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         if command == "classify":
             return classify(bundle, words, options["--top"], options["--threshold"], threads)
         if command == "camera":
-            asked = [options[name] for name in ("--every", "--frames", "--top", "--threshold")]
-            return camera(bundle, first or "0", *asked, threads)  # type: ignore[arg-type]
+            every, frames = options["--every"], options["--frames"]
+            return camera(bundle, first or "0", every, frames, options["--top"], options["--threshold"], threads)
         if command == "bench":
             return bench(bundle, first, options["--runs"], threads)
         if command == "verify":
@@ -409,7 +409,8 @@ def read_words(argv: List[str]) -> Any:
         _help(0, "")
     if not argv or argv[0] not in COMMANDS:
         _help(2, "no command {!r}".format(argv[0]) if argv else "a command is missing")
-    command, rest, words = argv[0], list(argv[1:]), []  # type: Any
+    command, rest = argv[0], list(argv[1:])
+    words = []  # type: List[str]
     options = dict(COMMANDS[command][1], **{"--bundle": os.path.dirname(os.path.abspath(__file__))})
     while rest:
         word = rest.pop(0)
