@@ -28,6 +28,7 @@ from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError, 
 from edgewise.export.deliver import deliver
 from edgewise.export.desk import Exported, Order
 from edgewise.export.offers import Offer, offer
+from edgewise.export.speed import speeds
 from edgewise.judge import choose, figure
 from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality, quality_of_part
@@ -709,7 +710,7 @@ def _augment(recipe: Recipe, dataset: Dataset) -> Augment:
 
 
 def _context(job: Job, base: Built, name: str) -> Context:
-    options = job.recipe.train
+    options, measured = job.recipe.train, job.recipe.measure
     short = options.finetune_epochs or max(1, round(options.epochs * 2 / 3))
     low = options.finetune_lr or options.lr
 
@@ -727,6 +728,7 @@ def _context(job: Job, base: Built, name: str) -> Context:
         job.recipe.seed,
         augmented=job.recipe.augment.active,
         say=lambda text: job.progress.say(f"{name}: {text}"),
+        speeds=lambda models: speeds(models, job.dataset.val.images, threads=measured.threads, seed=job.recipe.seed),
     )
 
 
