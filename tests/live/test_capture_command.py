@@ -16,6 +16,9 @@ from edgewise.recipe import DataOptions
 from tests.live.test_sources import write_video
 
 
+pytestmark = pytest.mark.slow
+
+
 def capture(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgewise", "capture", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
