@@ -15,7 +15,6 @@ from edgewise.data.check import check_data
 from edgewise.recipe import DataOptions
 from tests.live.test_sources import write_video
 
-
 pytestmark = pytest.mark.slow
 
 
