@@ -13,6 +13,7 @@ import typer
 from edgewise import ranks
 from edgewise.cli.bench import bench
 from edgewise.cli.bundles import pack, unpack
+from edgewise.cli.capture import capture
 from edgewise.cli.export import export
 from edgewise.cli.images import data_check, explore_data
 from edgewise.cli.live import live
@@ -42,7 +43,7 @@ app.add_typer(toolchain_app, name="toolchain")
 
 _COMMANDS = (
     *(run, train, export, web, bench),
-    live,
+    *(live, capture),
     *(explain, models, profile, compare),
     *(verify, pack, unpack, doctor),
 )

@@ -21,22 +21,22 @@ Normalisation is not here: it is inside the exported graph.
 """
 
 import os
-from typing import Any, Tuple
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 import numpy as np
 
-from edgewise.device.decode import MAX_PIXELS, BadImage, decode, luma
-from edgewise.device.resample import RESAMPLE, resample
+from edgewise.device.decode import MAX_PIXELS, PNG_START, BadImage, decode, luma
 
-try:
-    from PIL import Image, ImageOps
+if TYPE_CHECKING:
+    from PIL import Image
 
-    HAS_PILLOW = True
-except ImportError:  # a board without it
-    HAS_PILLOW = False
-
+HAS_PILLOW: Optional[bool] = None  # not known until a picture needs it: a small one takes less time than the import
+SMALL_PIXELS = 128 * 128  # up to so many, a picture is not worth the import
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # MPO too: Pillow's JPEG reader opens it
 FITS = ("squash", "crop", "pad")
+RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # Pillow's constants, which moved between its versions
 
 __all__ = [
     "FITS",
@@ -47,10 +47,46 @@ __all__ = [
     "fit_image",
     "load_pixels",
     "open_image",
+    "open_small",
     "prepare",
     "softmax",
     "to_mode",
 ]
+
+
+def pillow() -> Any:
+    """Pillow's Image and ImageOps, imported when a picture first needs them; None on a board without it."""
+    global HAS_PILLOW
+    if HAS_PILLOW is not False:
+        try:
+            from PIL import Image as image
+            from PIL import ImageOps as operations
+
+            HAS_PILLOW = True
+            return image, operations
+        except ImportError:
+            HAS_PILLOW = False
+    return None
+
+
+def open_small(path: str) -> Any:
+    """A small PNG file as `decode` gives it, without Pillow; None for what Pillow is to decode.
+
+    That is all other files, damaged ones, those with texts, in which an orientation may stand, and every file once
+    Pillow is imported anyway. The pixels are the same.
+    """
+    if "PIL.Image" in sys.modules or not os.path.isfile(path) or os.path.getsize(path) > 8 * SMALL_PIXELS:
+        return None
+    data = _content(path)
+    if not data.startswith(PNG_START) or len(data) < 24 or any(name in data for name in (b"iTXt", b"tEXt", b"zTXt")):
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    if width * height > SMALL_PIXELS:
+        return None
+    try:
+        return decode(data)
+    except BadImage:
+        return None
 
 
 def open_image(source: Any) -> Any:
@@ -72,14 +108,16 @@ def open_image(source: Any) -> Any:
                 raise BadImage("not a regular file")
             if os.path.getsize(source) == 0:
                 raise BadImage("0 bytes")
-        if not HAS_PILLOW:
+        known = pillow()
+        if known is None:
             return decode(_content(source))
-        with Image.open(source, formats=FORMATS) as image:
+        library, operations = known
+        with library.open(source, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BadImage("{} x {} pixels, more than the {} allowed".format(width, height, MAX_PIXELS))
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            upright = operations.exif_transpose(image)
             if image.format == "PNG" and upright.mode == "I":  # how older Pillow opens 16-bit gray
                 upright = _gray(np.asarray(upright) / 256.0)
             return upright
@@ -113,8 +151,9 @@ def to_mode(image: "Image.Image", channels: int) -> "Image.Image":
         image = _gray(values * 255.0 if values.max(initial=0.0) <= 1.0 else values)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
+        library = pillow()[0]
+        white = library.new("RGBA", image.size, (255, 255, 255, 255))
+        image = library.alpha_composite(white, image)
     if image.mode not in ("RGB", "L"):
         image = image.convert("RGB")
     return image.convert("RGB" if channels == 3 else "L")
@@ -172,20 +211,22 @@ def _scale(image: Any, height: int, width: int, interpolation: str, box: Tuple[f
         image = _resize(image, height, columns, interpolation, (0, top, columns, bottom))
         return _resize(image, height, width, interpolation, (left, 0, right, height))
     if isinstance(image, np.ndarray):
-        return resample(image, height, width, interpolation, box)
+        return _resize(image, height, width, interpolation, box)
     image = _resize(image, rows, width, interpolation, (left, 0, right, rows))
     return _resize(image, height, width, interpolation, (0, top, width, bottom))
 
 
 def _resize(image: Any, height: int, width: int, interpolation: str, box: Tuple[float, float, float, float]) -> Any:
     if isinstance(image, np.ndarray):
+        from edgewise.device.resample import resample
+
         return resample(image, height, width, interpolation, box)
     return image.resize((width, height), RESAMPLE[interpolation], box=box)
 
 
-def _gray(values: Any) -> "Image.Image":
+def _gray(values: Any) -> Any:
     """An 8-bit gray image of an array; fractions are cut off, values outside 0..255 limited to it."""
-    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    return pillow()[0].fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def prepare(
@@ -201,8 +242,10 @@ def prepare(
     """
     if isinstance(image, np.ndarray):
         image = _to_channels(image, channels)
-        if HAS_PILLOW:  # the same pixels in a fraction of the time
-            image = Image.fromarray(image)
+        small = max(image.shape[0] * image.shape[1], height * width) <= SMALL_PIXELS
+        known = None if small and "PIL.Image" not in sys.modules else pillow()
+        if known is not None:  # the same pixels in a fraction of the time
+            image = known[0].fromarray(image)
     else:
         image = to_mode(image, channels)
     return fit_image(image, height, width, fit, interpolation).reshape(height, width, channels)
@@ -226,7 +269,8 @@ def load_pixels(
     return prepare(open_image(source), height, width, channels, fit, interpolation)
 
 
-def softmax(logits: Any) -> Any:
-    """Probabilities along the last axis; float array in, float32 array out."""
-    shifted = np.exp(np.asarray(logits, dtype=np.float64) - np.max(logits, axis=-1, keepdims=True))
+def softmax(logits: Any, temperature: float = 1.0) -> Any:
+    """Probabilities along the last axis, of logits divided by a temperature; float array in, float32 array out."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    shifted = np.exp(scaled - np.max(scaled, axis=-1, keepdims=True))
     return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)

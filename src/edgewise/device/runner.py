@@ -1,20 +1,20 @@
 """Runs one edgewise bundle: classify pictures or a camera, verify the files, time it.
 
-    python runner.py classify IMAGE... [--top K] [--threads N]
-    python runner.py camera [SOURCE] [--every N] [--frames N] [--top K] [--threads N]
+    python runner.py classify IMAGE... [--top K] [--threshold C] [--threads N]
+    python runner.py camera [SOURCE] [--every N] [--frames N] [--top K] [--threshold C] [--threads N]
     python runner.py bench [IMAGE] [--runs N] [--threads N]
     python runner.py verify
     python runner.py tensorrt FILE.onnx
     python runner.py probe [--runs N] [--threads N] [--baseline]
 
-Answers are JSON, one line each, on standard output; words go to standard error. Needs Python 3.6 or newer, numpy and
+Answers are JSON, one line each, on standard output; words go to standard error. A confidence below the bundle's
+threshold makes the label null, which is "unknown"; the guesses stay under "top". Needs Python 3.6 or newer, numpy and
 onnxruntime 1.10 or newer. PNG, PPM, BMP and .npy are read with that alone; Pillow 8 or newer reads JPEG, GIF, WebP and
 TIFF too and is faster, OpenCV reads JPEG and cameras. Exit codes: 0 ok, 2 usage, 3 a picture cannot be decoded, 4
 something is not installed or the camera is gone, 6 the bundle is damaged or was changed, 130 Ctrl-C.
 """
 
-import argparse
-import hashlib
+import gc
 import json
 import os
 import sys
@@ -22,14 +22,15 @@ import time
 from typing import Any, Dict, List, Optional
 
 _FIRST_LINE = time.monotonic()  # before the slow imports: they are part of a cold start
+if __name__ == "__main__":
+    gc.disable()  # importing makes many objects and no garbage; see `load_session`
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime 1.32 writes a device id and may report it unless told before
 
 import numpy as np  # noqa: E402
 
 from edgewise.device.decode import MAX_PIXELS, BadImage, NoDecoder  # noqa: E402
 from edgewise.device.onnxfile import BadModel, check_model, read_model, with_float_input  # noqa: E402
-from edgewise.device.packed import BadPacked, unpack  # noqa: E402
-from edgewise.device.preprocess import open_image, prepare, softmax  # noqa: E402
+from edgewise.device.preprocess import open_image, open_small, prepare, softmax  # noqa: E402
 
 try:
     import PIL
@@ -39,6 +40,7 @@ except ImportError:  # a board without it
 INSTALL_CV2 = "pip install opencv-python-headless, or: sudo apt install python3-opencv"
 P90_RUNS = 44  # fewer cannot hold a 90th percentile with its 95 % interval
 WARM_UP = 10
+SMALL_FILE = 1 << 20
 
 
 class Refused(Exception):
@@ -66,10 +68,20 @@ def read_manifest(folder: str) -> Dict[str, Any]:
             raise ValueError("no sha256 for the model file")
         if any(name != os.path.basename(name) or name in ("", ".", "..") for name in names):
             raise ValueError("a file name leaves the folder")
+        thresholds_of(manifest)
     except (OSError, ValueError, KeyError, TypeError) as problem:
         why = "{}: {}".format(type(problem).__name__, problem)
         raise Refused(6, "U02", "not an edgewise bundle", path, why, "copy the whole bundle folder again") from None
     return dict(manifest)
+
+
+def thresholds_of(manifest: Dict[str, Any]) -> Any:
+    """(temperature, threshold): 1 and 0, which change nothing, where a bundle has none; ValueError or TypeError."""
+    known = dict(manifest.get("thresholds") or {})
+    temperature, threshold = float(known.get("temperature", 1.0)), float(known.get("unknown", 0.0))
+    if not 0.0 < temperature < float("inf") or not 0.0 <= threshold <= 1.0:
+        raise ValueError("temperature {} or threshold {} out of range".format(temperature, threshold))
+    return temperature, threshold
 
 
 def check_files(folder: str, files: Dict[str, str]) -> None:
@@ -111,13 +123,21 @@ def read_checked(folder: str, manifest: Dict[str, Any]) -> Any:
     try:
         model = read_model(path)
         if manifest["format"] == "packed":
-            model = unpack(model)
+            model = unpacked(model, path)
         return path, model, check_model(model)
+    except BadModel as problem:
+        raise Refused(6, problem.code, problem.what, path, str(problem), "export it again; do not run it") from None
+
+
+def unpacked(model: bytes, path: str) -> bytes:
+    """The ONNX file of a packed one; `path` is only named."""
+    from edgewise.device.packed import BadPacked, unpack
+
+    try:
+        return unpack(model)
     except BadPacked as problem:
         fix = "copy or export it again; do not run it"
         raise Refused(6, "U53", "this packed model is damaged", path, str(problem), fix) from None
-    except BadModel as problem:
-        raise Refused(6, problem.code, problem.what, path, str(problem), "export it again; do not run it") from None
 
 
 def load_session(model: bytes, path: str, threads: int) -> Any:
@@ -129,7 +149,9 @@ def load_session(model: bytes, path: str, threads: int) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        gc.enable()
+        return session
     except Exception as problem:  # noqa: BLE001 - the runtime's errors share no base class but Exception
         why = str(problem).splitlines()[0]
         raise Refused(
@@ -140,7 +162,8 @@ def load_session(model: bytes, path: str, threads: int) -> Any:
 def read_picture(path: str) -> Any:
     """What `prepare` takes: a decoded picture file, or a .npy array, uint8 (height, width[, 1 or 3]), gray or RGB."""
     if not path.endswith(".npy"):
-        return open_image(path)
+        small = open_small(path)
+        return open_image(path) if small is None else small
     if not os.path.isfile(path):
         raise BadImage("not a regular file")
     try:
@@ -152,28 +175,35 @@ def read_picture(path: str) -> Any:
         raise BadImage("not an array of pixels: {}".format(problem)) from None
 
 
-def answer(manifest: Dict[str, Any], session: Any, image: Any, top: int) -> Dict[str, Any]:
-    """The labels of a decoded picture: from its pixels to the best `top`, with the time that took."""
+def answer(
+    manifest: Dict[str, Any], session: Any, image: Any, top: int, threshold: Optional[float] = None
+) -> Dict[str, Any]:
+    """The labels of a decoded picture: from its pixels to the best `top`, with the time that took.
+
+    The label is None, for unknown, where its confidence is below the threshold; that of the bundle unless one is given.
+    """
     start = time.perf_counter()
     pixels = prepare(image, **_preprocessing(manifest))
-    scores = softmax(session.run(None, {session.get_inputs()[0].name: pixels[np.newaxis]})[0])[0]
+    temperature, chosen = thresholds_of(manifest)
+    scores = softmax(session.run(None, {session.get_inputs()[0].name: pixels[np.newaxis]})[0], temperature)[0]
     best = [int(index) for index in np.argsort(-scores, kind="stable")[: max(1, top)]]
     ms = (time.perf_counter() - start) * 1e3
     ranked = [{"label": manifest["labels"][index], "confidence": round(float(scores[index]), 6)} for index in best]
-    return dict(ranked[0], top=ranked, ms=round(ms, 3))
+    known = float(scores[best[0]]) >= (chosen if threshold is None else threshold)
+    return dict(ranked[0], label=ranked[0]["label"] if known else None, top=ranked, ms=round(ms, 3))
 
 
 # --- Commands ---------------------------------------------------------------------------------------------------
 
 
-def classify(folder: str, images: List[str], top: int, threads: int) -> int:
+def classify(folder: str, images: List[str], top: int, threshold: Optional[float], threads: int) -> int:
     """Print one line for each picture; 4 when one needs a package that is missing, 3 when one is damaged, else 0."""
     _check_pillow()
     manifest, session = open_bundle(folder, threads)
     code = 0
     for path in images:
         try:
-            line = answer(manifest, session, read_picture(path), top)
+            line = answer(manifest, session, read_picture(path), top, threshold)
         except BadImage as problem:
             code = max(code, 4 if isinstance(problem, NoDecoder) else 3)
             line = {"error": str(problem)}
@@ -181,7 +211,9 @@ def classify(folder: str, images: List[str], top: int, threads: int) -> int:
     return code
 
 
-def camera(folder: str, source: str, every: int, frames: int, top: int, threads: int) -> int:
+def camera(
+    folder: str, source: str, every: int, frames: int, top: int, threshold: Optional[float], threads: int
+) -> int:
     """Classify every n-th frame of a camera, a GStreamer pipeline or a video file, one line each, and a last line.
 
     Ends with 0 at the end of a file or after `frames` answers, with 4 when the camera is lost, with 130 after Ctrl-C.
@@ -203,7 +235,7 @@ def camera(folder: str, source: str, every: int, frames: int, top: int, threads:
             read += 1
             if (read - 1) % every == 0:
                 picture = frame if frame.ndim == 2 else np.ascontiguousarray(frame[..., 2::-1])  # BGR to RGB
-                _say(dict(frame=read - 1, **answer(manifest, session, picture, top)))
+                _say(dict(frame=read - 1, **answer(manifest, session, picture, top, threshold)))
                 answered += 1
         else:
             ended = "enough"
@@ -273,7 +305,7 @@ def tensorrt(folder: str, out: str) -> int:
 def probe(folder: str, runs: int, threads: int, baseline: bool, started: float) -> int:
     """Print what a cold start costs this fresh process: time to a ready session, first run, memory.
 
-    `baseline_rss_bytes` is the peak before the model is touched: Python, numpy, Pillow and the runtime. `started` is
+    `baseline_rss_bytes` is the peak before the model is touched: Python, numpy and the runtime. `started` is
     the `time.monotonic()` at which the process was launched.
     """
     _runtime()
@@ -307,66 +339,132 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+COMMANDS = {
+    "classify": (
+        "IMAGE...",
+        {"--top": 3, "--threshold": None, "--threads": 1},
+        "say what is on pictures (or .npy, uint8 height x width [x 3]), one JSON line each",
+    ),
+    "camera": (
+        "[SOURCE]",
+        {"--every": 1, "--frames": 0, "--top": 3, "--threshold": None, "--threads": 1},
+        "say what a camera (number, GStreamer pipeline or video file; default: 0) sees, one JSON line a frame",
+    ),
+    "bench": ("[IMAGE]", {"--runs": 100, "--threads": 1}, "time it here, one JSON line a clock; e2e needs an image"),
+    "verify": ("", {}, "check that no file was changed"),
+    "tensorrt": ("FILE", {}, "write the fp32 model as TensorRT 8.2 takes it; FILE must not exist"),
+    "probe": (
+        "",
+        {"--runs": 20, "--threads": 1, "--baseline": False, "--started": _FIRST_LINE},
+        "time a cold start and read its memory",
+    ),
+}  # type: Dict[str, Any]  # command -> its words, its options with their defaults, what it does
+OPTIONS = {
+    "--bundle": "folder with manifest.json (default: where this file is)",
+    "--threads": "threads of the runtime",
+    "--top": "how many labels to list",
+    "--threshold": "label null below this confidence, 0 to 1 (default: the bundle's)",
+    "--every": "classify every n-th frame",
+    "--frames": "stop after so many answers, 0 never",
+    "--runs": "inferences to time",
+    "--baseline": "stop once the runtime is imported",
+    "--started": "time.monotonic() at the launch",
+}
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """The command line; returns the exit code."""
-    options = _parser().parse_args(argv)
+    command, words, options = read_words(sys.argv[1:] if argv is None else argv)
+    bundle, threads = options["--bundle"], options.get("--threads", 1)
+    first = words[0] if words else None
     try:
-        if options.command == "classify":
-            return classify(options.bundle, options.image, options.top, options.threads)
-        if options.command == "camera":
-            return camera(options.bundle, options.source, options.every, options.frames, options.top, options.threads)
-        if options.command == "bench":
-            return bench(options.bundle, options.image, options.runs, options.threads)
-        if options.command == "verify":
-            return verify(options.bundle)
-        if options.command == "tensorrt":
-            return tensorrt(options.bundle, options.file)
-        return probe(options.bundle, options.runs, options.threads, options.baseline, options.started)
+        if command == "classify":
+            return classify(bundle, words, options["--top"], options["--threshold"], threads)
+        if command == "camera":
+            every, frames = options["--every"], options["--frames"]
+            return camera(bundle, first or "0", every, frames, options["--top"], options["--threshold"], threads)
+        if command == "bench":
+            return bench(bundle, first, options["--runs"], threads)
+        if command == "verify":
+            return verify(bundle)
+        if command == "tensorrt":
+            return tensorrt(bundle, str(first))
+        return probe(bundle, options["--runs"], threads, options["--baseline"], options["--started"])
     except Refused as problem:
         print(problem.message, file=sys.stderr)
         return problem.exit_code
     except BadImage as problem:
-        print("error: {}: {}".format(options.image, problem), file=sys.stderr)
+        print("error: {}: {}".format(first, problem), file=sys.stderr)
         return 4 if isinstance(problem, NoDecoder) else 3
     except KeyboardInterrupt:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    here = os.path.dirname(os.path.abspath(__file__))
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--bundle", default=here, help="folder with manifest.json (default: where this file is)")
-    timed = argparse.ArgumentParser(add_help=False, parents=[common])
-    timed.add_argument("--threads", type=_at_least_1, default=1, help="threads of the runtime (default: 1)")
-    asked = argparse.ArgumentParser(add_help=False, parents=[timed])
-    asked.add_argument("--top", type=_at_least_1, default=3, help="how many labels to list (default: 3)")
-    parser = argparse.ArgumentParser(description="Run an edgewise bundle.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.required = True
-    one = commands.add_parser("classify", parents=[asked], help="say what is on pictures, one JSON line each")
-    one.add_argument("image", nargs="+", help="picture file, or .npy with uint8 (height, width[, 3])")
-    one = commands.add_parser("camera", parents=[asked], help="say what a camera sees, one JSON line for a frame")
-    one.add_argument("source", nargs="?", default="0", help="number, GStreamer pipeline or video file (default: 0)")
-    one.add_argument("--every", type=_at_least_1, default=1, help="classify every n-th frame (default: 1)")
-    one.add_argument("--frames", type=int, default=0, help="stop after so many answers (default: 0, never)")
-    one = commands.add_parser("bench", parents=[timed], help="time it here, one JSON line for each clock")
-    one.add_argument("image", nargs="?", help="picture; without one there is no e2e clock")
-    one.add_argument("--runs", type=_at_least_1, default=100, help="inferences to time (default: 100)")
-    commands.add_parser("verify", parents=[common], help="check that no file was changed")
-    one = commands.add_parser("tensorrt", parents=[common], help="write the fp32 model as TensorRT 8.2 takes it")
-    one.add_argument("file", help="the .onnx file to write; must not exist")
-    one = commands.add_parser("probe", parents=[timed], help="time a cold start and read its memory")
-    one.add_argument("--runs", type=_at_least_1, default=20, help="inferences to run (default: 20)")
-    one.add_argument("--baseline", action="store_true", help="stop once the runtime is imported")
-    one.add_argument("--started", type=float, default=_FIRST_LINE, help="time.monotonic() at the launch")
-    return parser
+def read_words(argv: List[str]) -> Any:
+    """(command, words, options) of a command line; ends the program with 2 where it is wrong, with 0 after --help.
+
+    argparse would take a tenth of a cold start.
+    """
+    if argv[:1] in (["-h"], ["--help"]):
+        _help(0, "")
+    if not argv or argv[0] not in COMMANDS:
+        _help(2, "no command {!r}".format(argv[0]) if argv else "a command is missing")
+    command, rest = argv[0], list(argv[1:])
+    words = []  # type: List[str]
+    options = dict(COMMANDS[command][1], **{"--bundle": os.path.dirname(os.path.abspath(__file__))})
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if word == "--":
+            words, rest = words + rest, []
+        elif not word.startswith("-") or word == "-":
+            words.append(word)
+        elif word in ("-h", "--help"):
+            _help(0, "", command)
+        elif name not in options:
+            _help(2, "{} has no option {} (a file of that name is ./{})".format(command, name, word), command)
+        elif COMMANDS[command][1].get(name) is False and not equals:
+            options[name] = True
+        elif not equals and not rest:
+            _help(2, "{} needs a value".format(name), command)
+        else:
+            options[name] = _converted(command, name, value if equals else rest.pop(0))
+    least, most = {"IMAGE...": (1, None), "FILE": (1, 1), "": (0, 0)}.get(COMMANDS[command][0], (0, 1))
+    if len(words) < least or (most is not None and len(words) > most):
+        _help(2, "{} takes {}, not {} words".format(command, COMMANDS[command][0] or "none", len(words)), command)
+    return command, words, options
 
 
-def _at_least_1(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("1 or more, not {}".format(value))
-    return value
+def _converted(command: str, name: str, text: str) -> Any:
+    try:
+        if name == "--bundle":
+            return text
+        if name == "--baseline":
+            raise ValueError("takes no value")
+        value = float(text) if name in ("--threshold", "--started") else int(text)
+        if name == "--threshold" and not 0 <= value <= 1:
+            raise ValueError("0 to 1, not {}".format(text))
+        if name in ("--threads", "--top", "--every", "--runs") and value < 1:
+            raise ValueError("1 or more, not {}".format(text))
+        return value
+    except ValueError as problem:
+        return _help(2, "{}: {}".format(name, problem), command)
+
+
+def _help(code: int, problem: str, command: str = "") -> None:
+    """Say how it is used, and what was wrong, and end the program."""
+    lines = []
+    for name in [command] if command else COMMANDS:
+        words, defaults, about = COMMANDS[name]
+        lines.append("usage: runner.py {} {} [options]\n    {}".format(name, words, about))
+        for option in [*defaults, "--bundle"] if command else []:
+            default = defaults.get(option)
+            shown = "" if default is None or option in ("--started", "--baseline") else " (default: {})".format(default)
+            lines.append("    {:12} {}{}".format(option, OPTIONS[option], shown))
+    print("\n".join(lines), file=sys.stderr if code else sys.stdout)
+    if problem:
+        print("error: " + problem, file=sys.stderr)
+    raise SystemExit(code)
 
 
 def _open_camera(cv2: Any, source: str) -> Any:
@@ -439,7 +537,19 @@ def _versions() -> Dict[str, Optional[str]]:
 
 
 def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
+    """The sha256 of a file. OpenSSL is the faster, but loading it takes longer than a small file with Python alone."""
+    digest = None
+    if os.path.getsize(path) <= SMALL_FILE:
+        for name in ("_sha2", "_sha256"):  # Python's own, from 3.12 on and before
+            try:
+                digest = __import__(name).sha256()
+                break
+            except ImportError:
+                continue
+    if digest is None:
+        import hashlib
+
+        digest = hashlib.sha256()
     with open(path, "rb") as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
             digest.update(chunk)
