@@ -1,11 +1,14 @@
 #!/bin/sh
 # Debian packages that the tests use: chromium opens the report and the web page, dataset-fashion-mnist is
 # real data, node and npm run the page's scripts and fetch onnxruntime-web; the OpenSSH client and server are the device
-# that is measured over ssh (a server of the tests' own, on the loopback); strace shows what the runner opens.
+# that is measured over ssh (a server of the tests' own, on the loopback); strace shows what the runner opens; GStreamer
+# plays test pictures and files where a board has its CSI camera, python3-gst-1.0 is its PyGObject, and opencv-data has
+# the LBP cascades, which PyPI's OpenCV lacks.
 # PACKAGES="..." asks for others (scripts/arm64.sh does).
 # Installs what is missing where that is allowed; says what is missing where it is not.
 set -eu
 tests="chromium dataset-fashion-mnist openssh-client openssh-server strace"
+tests="$tests gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good python3-gst-1.0 opencv-data"
 command -v node >/dev/null || tests="$tests nodejs"
 command -v npm >/dev/null || tests="$tests npm"
 packages="${PACKAGES:-$tests}"

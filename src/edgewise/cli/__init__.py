@@ -15,6 +15,7 @@ from edgewise.cli.bench import bench
 from edgewise.cli.bundles import pack, unpack
 from edgewise.cli.export import export
 from edgewise.cli.images import data_check, explore_data
+from edgewise.cli.live import live
 from edgewise.cli.look import compare, doctor, models, profile, show_recipe, verify
 from edgewise.cli.toolchain import toolchain_install, toolchain_list, toolchain_remove
 from edgewise.cli.training import explain, run, train
@@ -41,6 +42,7 @@ app.add_typer(toolchain_app, name="toolchain")
 
 _COMMANDS = (
     *(run, train, export, web, bench),
+    live,
     *(explain, models, profile, compare),
     *(verify, pack, unpack, doctor),
 )

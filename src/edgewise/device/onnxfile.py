@@ -72,6 +72,21 @@ def check_model(data: bytes) -> Dict[str, Any]:
     Raises:
         BadModel: U61 damaged, U62 data outside the file, U63 not a picture classifier, U64 foreign operators, U65 huge.
     """
+    facts = check_any_model(data)
+    inputs, outputs = facts.pop("inputs"), facts.pop("outputs")
+    _check_ends(inputs, outputs)
+    return dict(facts, input=inputs[0], output=outputs[0])
+
+
+def check_any_model(data: bytes) -> Dict[str, Any]:
+    """As `check_model`, for nets that are no classifiers: all inputs and outputs, whatever they are.
+
+    Returns:
+        inputs and outputs (each name, data type, dimensions), opsets by domain, metadata.
+
+    Raises:
+        BadModel: U61, U62, U64, U65.
+    """
     try:
         model = _fields(memoryview(data))
         graphs = [_message(value) for value in model.get(7, [])]
@@ -95,8 +110,7 @@ def check_model(data: bytes) -> Dict[str, Any]:
             metadata[_text(entry, 1)] = _text(entry, 2)
     except (IndexError, UnicodeDecodeError, TypeError) as problem:
         raise BadModel("U61", "not an ONNX file", "damaged: {}".format(problem)) from None
-    _check_ends(inputs, outputs)
-    return {"input": inputs[0], "output": outputs[0], "opsets": opsets, "metadata": metadata}
+    return {"inputs": inputs, "outputs": outputs, "opsets": opsets, "metadata": metadata}
 
 
 def with_float_input(data: bytes) -> bytes:

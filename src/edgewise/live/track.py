@@ -1,0 +1,195 @@
+"""Carrying boxes from frame to frame, so that the detector need not run on each, and saying when it must.
+
+Between detections a box follows the points in it: sparse optical flow (Lucas and Kanade; pyramids by Bouguet) forth and
+back on the frame scaled down, points that do not come back to where they started left out, and the box moved by the
+median and scaled by the median change of distances between points (the median flow tracker of Kalal, Mikolajczyk and
+Matas, 2010). That takes a millisecond where a cascade takes tens. Without OpenCV boxes stand still between detections.
+
+The detector runs
+- every `every` frames,
+- at once when a box was lost: too few of its points came back, or it left the frame,
+- at once when the picture outside the boxes changed much since the last detection, but not on each frame.
+
+A box that the detector finds again is drawn towards what it found; one that it misses `PATIENCE` times in a row is
+gone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise.device import Pixels
+from edgewise.live.base import Box
+from edgewise.live.boxes import mix, pair
+
+WIDTH = 320
+"""Points are followed on a frame of this width."""
+GRID = 8
+"""Points a side in a box."""
+INNER = 0.7
+"""They lie in the inner part of the box; its corners are background."""
+BACK = 1.0
+"""A point that comes back farther than so many pixels from its start is left out."""
+ENOUGH = 0.4
+"""Share of the points that must come back."""
+MAX_SCALE = 1.15
+"""A box grows or shrinks by at most this factor from frame to frame."""
+ALIKE = 0.3
+"""IoU above which a found box is a known one."""
+PULL = 0.5
+"""How far a known box goes towards the found one: half, which evens out the steps of a cascade's sizes."""
+PATIENCE = 2
+CELLS = 40
+"""Cells a side of the small picture in which motion is looked for."""
+CHANGED, MUCH = 24, 0.15
+"""A cell whose gray value moved by so many levels has changed; this share of changed cells is much."""
+REST = 3
+"""Motion alone starts the detector at most every so many frames."""
+
+Points = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Track:
+    number: int
+    box: Box
+    misses: int = 0
+
+
+class Tracker:
+    """Boxes with numbers that stay; `follow` each frame, then `correct` when it says that the detector is due."""
+
+    def __init__(self, every: int) -> None:
+        self._every = max(1, every)
+        self._has_flow = importlib.util.find_spec("cv2") is not None
+        self._next = 1
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all tracks; numbers are not used again."""
+        self._tracks: list[_Track] = []
+        self._before: Any = None
+        self._shape: tuple[int, ...] = ()
+        self._since = self._every
+        self._cells: NDArray[np.int16] | None = None
+        self._cells_then: NDArray[np.int16] | None = None
+
+    def tracks(self) -> list[tuple[int, Box]]:
+        """(number, box) in the order of the numbers."""
+        return [(track.number, track.box) for track in self._tracks]
+
+    def follow(self, pixels: Pixels) -> bool:
+        """Carry the boxes on to this frame; True when the detector must look at it."""
+        if pixels.shape != self._shape:
+            self.forget()
+            self._shape = pixels.shape
+        self._since += 1
+        scale = min(1.0, WIDTH / pixels.shape[1])
+        lost = self._flow(pixels, scale) if self._has_flow and self._every > 1 else False
+        self._cells = _cells(pixels)
+        return self._since >= self._every or lost or (self._since >= REST and self._moved())
+
+    def correct(self, found: list[Box]) -> None:
+        """Take in what the detector found in the frame that was last followed."""
+        self._since = 0
+        self._cells_then = self._cells
+        pairs = dict(pair([track.box for track in self._tracks], found, ALIKE))
+        kept = []
+        for at, track in enumerate(self._tracks):
+            if at in pairs:
+                kept.append(_Track(track.number, mix(track.box, found[pairs[at]], PULL)))
+            elif track.misses + 1 < PATIENCE:
+                kept.append(dataclasses.replace(track, misses=track.misses + 1))
+        for at, box in enumerate(found):
+            if at not in pairs.values():
+                kept.append(_Track(self._next, box))
+                self._next += 1
+        self._tracks = kept
+
+    def _flow(self, pixels: Pixels, scale: float) -> bool:
+        """Move the boxes by optical flow and drop the lost ones; True when there was one."""
+        import cv2
+
+        size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+        gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        before, self._before = self._before, gray
+        if before is None or not self._tracks:
+            return False
+        starts = np.concatenate([_grid(track.box, scale) for track in self._tracks])
+        ends, there, _ = cv2.calcOpticalFlowPyrLK(before, gray, starts, None, winSize=(15, 15), maxLevel=3)
+        back, again, _ = cv2.calcOpticalFlowPyrLK(gray, before, ends, None, winSize=(15, 15), maxLevel=3)
+        good = (there & again).ravel().astype(bool) & (np.abs(back - starts).max(axis=1) <= BACK)
+        kept = []
+        for at, track in enumerate(self._tracks):
+            part = slice(at * GRID * GRID, (at + 1) * GRID * GRID)
+            box = moved(track.box, starts[part][good[part]] / scale, ends[part][good[part]] / scale)
+            if box is not None and _inside(box, pixels.shape):
+                kept.append(dataclasses.replace(track, box=box))
+        lost = len(kept) < len(self._tracks)
+        self._tracks = kept
+        return lost
+
+    def _moved(self) -> bool:
+        """Whether the picture outside the boxes changed much since the last detection."""
+        if self._cells is None or self._cells_then is None:
+            return False
+        changed = np.abs(self._cells - self._cells_then) > CHANGED
+        height, width = self._shape[:2]
+        for track in self._tracks:
+            box = track.box
+            rows = _span(box.top / height, box.height / height)
+            changed[rows, _span(box.left / width, box.width / width)] = False
+        return bool(changed.mean() >= MUCH)
+
+
+def moved(box: Box, starts: Points, ends: Points) -> Box | None:
+    """A box after its points moved; None when too few of them are left to say.
+
+    Args:
+        box: in pixels.
+        starts: float32 (points, 2), x and y, of those points that were followed surely.
+        ends: where they are now.
+    """
+    if len(starts) < ENOUGH * GRID * GRID:
+        return None
+    shift = np.median(ends - starts, axis=0)
+    half = len(starts) // 2
+    one, other = starts[:half] - starts[half : 2 * half], ends[:half] - ends[half : 2 * half]
+    apart = np.linalg.norm(one, axis=1)
+    far = apart > 1
+    growth = float(np.median(np.linalg.norm(other[far], axis=1) / apart[far])) if far.any() else 1.0
+    growth = min(MAX_SCALE, max(1 / MAX_SCALE, growth))
+    x, y = box.left + box.width / 2 + float(shift[0]), box.top + box.height / 2 + float(shift[1])
+    width, height = box.width * growth, box.height * growth
+    return Box(x - width / 2, y - height / 2, width, height, box.score)
+
+
+def _grid(box: Box, scale: float) -> Points:
+    shares = (1 - INNER) / 2 + INNER * (np.arange(GRID) + 0.5) / GRID
+    x, y = np.meshgrid(box.left + shares * box.width, box.top + shares * box.height)
+    return (np.stack([x.ravel(), y.ravel()], axis=1) * scale).astype(np.float32)
+
+
+def _span(start: float, length: float) -> slice:
+    """The cells of a stretch, given as shares of the frame."""
+    return slice(max(0, int(start * CELLS)), max(0, int((start + length) * CELLS) + 1))
+
+
+def _inside(box: Box, shape: tuple[int, ...]) -> bool:
+    """Whether the middle of a box is in the frame."""
+    x, y = box.left + box.width / 2, box.top + box.height / 2
+    return 0 <= x < shape[1] and 0 <= y < shape[0]
+
+
+def _cells(pixels: Pixels) -> NDArray[np.int16]:
+    """A gray value for each of CELLS x CELLS places, int16."""
+    rows = (np.arange(CELLS) + 0.5) / CELLS * pixels.shape[0]
+    columns = (np.arange(CELLS) + 0.5) / CELLS * pixels.shape[1]
+    return pixels[np.ix_(rows.astype(int), columns.astype(int))][..., 1].astype(np.int16)
