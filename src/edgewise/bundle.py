@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from edgewise.errors import UntrustedError
-from edgewise.results import parse
+from edgewise.results import Answered, Decision, Estimate, parse
 from edgewise.runs import file_sha256, write_json, write_text
 
 FORMAT_VERSION = 1
@@ -73,10 +74,9 @@ class Manifest:
     """The contents of `manifest.json`.
 
     `lineage` tells where the model came from (run, architecture, plan, data hash, seed, versions, scheme); `measured`
-    holds the figures taken of this very file. `thresholds` holds the numbers that turn logits into decisions:
-    `temperature`, by which the logits are divided before the softmax for confidences that can be believed (the runner
-    shows the plain softmax). Bundles written before there were thresholds have none. `files` maps each other file of
-    the bundle to its sha256. `sidecars` are the files that belong to the model beside `model_file` (weights beside a
+    holds the figures taken of this very file. `thresholds` holds the numbers that turn logits into decisions, see
+    `thresholds_of`; bundles written before there were thresholds have none. `files` maps each other file of the bundle
+    to its sha256. `sidecars` are the files that belong to the model beside `model_file` (weights beside a
     structure); the runtime finds them by their names.
     """
 
@@ -95,18 +95,53 @@ class Manifest:
     sidecars: list[str] = field(default_factory=list)
 
 
+def thresholds_of(temperature: float, decision: Decision | None) -> dict[str, float]:
+    """The `thresholds` of a manifest, all plain numbers.
+
+    `temperature`: the logits are divided by it before the softmax. `unknown`: answers of a lower confidence are not
+    given; left out where no threshold could be shown to do. Then what that was chosen by: `precision_asked`, and
+    `coverage` and `precision` on the validation images with the ends of their 95 % intervals and their `_n`.
+    """
+    found = {"temperature": temperature}
+    if decision is None or decision.threshold is None:
+        return found
+    found |= {"unknown": decision.threshold, "precision_asked": decision.asked}
+    for key in ("coverage", "precision"):
+        figure = getattr(decision.validation, key, None)
+        if figure is not None:
+            ends = {"": figure.value, "_low": figure.low, "_high": figure.high, "_n": figure.n}
+            found |= {key + end: value for end, value in ends.items()}
+    return found
+
+
+def temperature_of(manifest: Manifest) -> float | None:
+    """The bundle's temperature; None where it has none, or none that a logit can be divided by."""
+    value = manifest.thresholds.get("temperature")
+    return value if value is not None and math.isfinite(value) and value > 0 else None
+
+
+def threshold_of(manifest: Manifest, key: str = "unknown") -> float | None:
+    """The confidence below which the bundle's answers are `unknown`; None where it has none, or no share of 1.
+
+    With `key`, another share of `thresholds`, such as `precision_asked`.
+    """
+    value = manifest.thresholds.get(key)
+    return value if value is not None and 0 <= value <= 1 else None
+
+
 def model_bytes(folder: Path, manifest: Manifest) -> int:
     """The bytes of all files of the model in a bundle."""
     return sum((folder / name).stat().st_size for name in (manifest.model_file, *manifest.sidecars))
 
 
-def readme(manifest: Manifest, install: str, example: str) -> str:
+def readme(manifest: Manifest, install: str, example: str, decision: Decision | None = None) -> str:
     """The bundle's README.md: what it is and how to use it.
 
     Args:
         manifest: of the bundle.
         install: the command that installs the runtime.
         example: Python lines that make `logits` of `image`, uint8 (1, height, width, channels), in that runtime.
+        decision: when it says `unknown`.
     """
     spec = manifest.input
     colour = "RGB" if spec.channels == 3 else "gray"
@@ -119,7 +154,41 @@ An image classifier for {len(manifest.labels)} classes, {kind}, written by edgew
 Input `image`: uint8, (N, {spec.height}, {spec.width}, {spec.channels}), {colour}, 0..255, "{spec.fit}" fitted with
 {spec.interpolation} interpolation; the model normalises. Output `logits`: float32, (N, {len(manifest.labels)}), in the
 order of `labels.txt`. `manifest.json` tells where the model came from and what was measured of this very file.
+{_unknown(decision) if decision else ""}"""
+
+
+def _unknown(decision: Decision) -> str:
+    """The section on when an answer is not given."""
+    if decision.threshold is None:
+        return f"""
+## Unknown
+
+It names a class for every picture: {decision.note}.
 """
+    return f"""
+## Unknown
+
+An answer whose confidence (the softmax of logits / `thresholds.temperature`) is below {decision.threshold:.4f}
+(`thresholds.unknown`) is not given; `runner.py` prints `"label": null` for it and lists its guesses under `top`. The
+threshold was chosen on validation images, with the answers of this very file, so that at least {decision.asked:.1%} of
+those that are given are right.
+
+- validation images: {_answers(decision.validation)}
+- test images, by which nothing was chosen: {_answers(decision.test)}
+"""
+
+
+def _answers(found: Answered | None) -> str:
+    if found is None:
+        return "not measured"
+    said = f"{_share(found.coverage)} of {found.coverage.n} are answered"
+    return (
+        said if found.precision is None else f"{said}, {_share(found.precision)} of these {found.precision.n} rightly"
+    )
+
+
+def _share(figure: Estimate) -> str:
+    return f"{figure.value:.1%} [{figure.low:.1%}, {figure.high:.1%}]"
 
 
 _RUNNER = """

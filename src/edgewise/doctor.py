@@ -142,8 +142,12 @@ def _converter(format_: str) -> dict[str, Any]:
         return _check(name, False, f"{problem}; {_INSTALL}")
     if format_ not in FORMATS:
         return _check(name, False, "this edgewise has none")
-    missing = FORMATS[format_].missing()
-    return _check(name, not missing, missing or ", ".join(FORMATS[format_].precisions))
+    exporter = FORMATS[format_]
+    lacks = {precision: exporter.missing(precision) for precision in exporter.precisions}
+    if all(lacks.values()):
+        return _check(name, False, exporter.missing())
+    told = [precision + (f" ({install})" if install else "") for precision, install in lacks.items()]
+    return _check(name, True, ", ".join(told))
 
 
 def _cuda() -> dict[str, Any]:

@@ -177,7 +177,7 @@ def _hand_out(tried: Tried, result: ExportResult, staging: Path, *, auto: bool) 
             extra[TABLE] = to_json(_of_model(result, row.model))
         sidecars = [file.bundle / name for name in manifest.sidecars]
         write_bundle(staging / row.bundle, manifest, file.model_file, extra, sidecars)
-        figures = ("validation", "test", "validation_clean", "test_clean", "parity", "calibration")
+        figures = ("validation", "test", "validation_clean", "test_clean", "parity", "calibration", "decision")
         record = {name: dataclasses.asdict(found) for name in figures if (found := getattr(file, name)) is not None}
         update_measured(staging / row.bundle, {**record, "latency": dataclasses.asdict(tried.timed[row.bundle])})
 

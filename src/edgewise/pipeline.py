@@ -25,8 +25,9 @@ from edgewise.data.augment import Augment
 from edgewise.data.preview import write_preview
 from edgewise.device.preprocess import BadImage, open_image
 from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError, nearest
-from edgewise.export.deliver import deliver, unavailable
+from edgewise.export.deliver import deliver
 from edgewise.export.desk import Exported, Order
+from edgewise.export.offers import offer
 from edgewise.judge import choose, figure
 from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality, quality_of_part
@@ -53,7 +54,7 @@ BASE = "base"
 DEFAULT_SIZE = 128
 _MEASURED = (
     *("cost", "validation", "test", "validation_clean", "test_clean"),
-    *("difference", "parity", "calibration", "latency", "memory"),
+    *("difference", "parity", "calibration", "decision", "latency", "memory"),
 )
 """What of a measurement goes into the manifest of its bundle."""
 FREE_TO_CHANGE = (
@@ -538,8 +539,7 @@ def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]
     exported: list[tuple[Built, Exported]] = []
     options = job.recipe.export
     scratch = job.run.path / "work"
-    lacking = {format_: reason for format_ in options.formats if (reason := unavailable(format_))}
-    job.failures += [Failure(format_, "export", reason) for format_, reason in lacking.items()]
+    ready = _ready(job)
     if job.run.resumed:
         shutil.rmtree(job.run.bundles_dir, ignore_errors=True)  # of a run that was killed here; all are written again
     with job.progress.task("export", len(built)) as advance:
@@ -553,8 +553,10 @@ def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]
                 workspace=scratch / one.name,
                 lineage=lineage(one, job.recipe, job.dataset),
             )
-            for format_ in [known for known in options.formats if known not in lacking]:
-                outcome = deliver(order, format_, job.dataset, options, seed=job.recipe.seed, progress=job.progress)
+            for format_ in options.formats:
+                here = tuple(precision for precision in order.precisions if (format_, precision) in ready)
+                place = dataclasses.replace(order, precisions=here)
+                outcome = deliver(place, format_, job.dataset, options, seed=job.recipe.seed, progress=job.progress)
                 job.candidates += outcome.candidates
                 job.failures += outcome.failures
                 exported += [(one, file) for file in outcome.exported]
@@ -569,6 +571,23 @@ def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]
             fix="choose another model",
         )
     return exported
+
+
+def _ready(job: Job) -> set[tuple[str, str]]:
+    """The formats and precisions that can be written here; what else was asked for is told once, not for each model."""
+    options = job.recipe.export
+    asked = [(format_, precision) for format_ in options.formats for precision in ("fp32", *options.precisions)]
+    offers = {one: offer(*one) for one in asked}
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for (format_, precision), found in offers.items():
+        reasons.setdefault((format_, found.state, found.reason), []).append(precision)
+    for (format_, state, reason), precisions in reasons.items():
+        if state == "missing":
+            job.failures.append(Failure(f"{format_} {', '.join(precisions)}", "export", reason))
+        elif state == "not written":
+            job.warnings.append(reason)
+            job.progress.say(f"warning: {reason}")
+    return {one for one, found in offers.items() if found.state == "ready"}
 
 
 def measure_all(job: Job, exported: Sequence[tuple[Built, Exported]]) -> list[Measurement]:
@@ -780,6 +799,7 @@ def _measurement(job: Job, one: Built, file: Exported, reference: Exported, time
         calibration=file.calibration,
         validation_clean=file.validation_clean,
         test_clean=file.test_clean,
+        decision=file.decision,
     )
     record = dataclasses.asdict(measurement)
     update_measured(

@@ -320,6 +320,15 @@ class Variant(Strict):
     """Row name in tables and folder name; default: made from the plan."""
 
 
+class DecideOptions(Strict):
+    """From which confidence on a file's answers are given; below it they are `unknown`."""
+
+    precision: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of the given answers that has to be right. The lowest confidence that shows it on validation images, with
+    an error probability of 5 %, goes into the bundle; where none does there is no threshold, and every picture is
+    named."""
+
+
 class ExportOptions(Strict):
     """What is written for the device."""
 
@@ -338,6 +347,8 @@ class ExportOptions(Strict):
     """Training images, spread evenly over the classes, that set the int8 ranges."""
     parity_images: Annotated[int, Field(ge=1)] = 256
     """Least number of real images on which each file is compared with its torch model; all test images are used."""
+    decide: DecideOptions = DecideOptions()
+    """When a file says `unknown`; chosen anew for each file on its own answers."""
 
     @pydantic.field_validator("opset")
     @classmethod

@@ -104,6 +104,33 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What a threshold does to labelled images: the share that is answered, and the share of the answers that is right.
+
+    `precision` is None where nothing is answered.
+    """
+
+    coverage: Estimate
+    precision: Estimate | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The confidence below which a file's answer is `unknown`, and what that costs and brings.
+
+    `threshold` was chosen on validation images for a precision of the answers of at least `asked`; 0 answers
+    everything. None means that no threshold could be shown to reach it, and `note` says why; then there is no figure.
+    `validation` is of the images by which it was chosen, `test` of images by which nothing was.
+    """
+
+    asked: float
+    threshold: float | None
+    note: str
+    validation: Answered | None
+    test: Answered | None
+
+
+@dataclass(frozen=True)
 class Cost:
     """Size and work of a model. `macs` counts multiply-adds of convolutions and linear layers for one image."""
 
@@ -228,6 +255,7 @@ class Measurement:
     calibration: Calibration | None = None
     validation_clean: Quality | None = None
     test_clean: Quality | None = None
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True)
@@ -239,12 +267,16 @@ class Failure:
     reason: str
 
 
+State = Literal["written", "refused", "failed", "missing", "not written"]
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One (format, precision) of a model that was asked for, and what came of it.
 
     `state`: "written" passed all checks; "refused" was written and is not handed out, because it does not decide as its
-    model or loses too much; "failed" could not be written; "missing" needs something that is not installed here.
+    model or loses too much; "failed" could not be written; "missing" needs something that is not installed here; "not
+    written" is a precision that the format does not have.
     `ratio` compares the `model` clock with `reference` (a file of this table) by paired interleaved blocks; below 1 is
     faster. `kept` is False for what passed and was left aside by `--to auto`. `reason` says why not, or what else is to
     be known. `bundle` is the name of its bundle, which stands in the folder of the table when it was `kept`; "" where
@@ -254,7 +286,7 @@ class Attempt:
     model: str
     format: str
     precision: str
-    state: Literal["written", "refused", "failed", "missing"]
+    state: State
     scheme: str = ""
     bundle: str = ""
     kept: bool = False
@@ -267,6 +299,7 @@ class Attempt:
     ratio: Estimate | None = None
     p50_ms: float | None = None
     reason: str = ""
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True)

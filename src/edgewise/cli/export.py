@@ -32,6 +32,12 @@ def export(
     ] = None,
     opset: Annotated[int | None, typer.Option(help="Opset of ONNX files, 13 to 20.")] = None,
     int8: Annotated[str | None, typer.Option(help="int8 scheme of ONNX files; auto tries each.")] = None,
+    precision_of_answers: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of given answers that has to be right, e.g. 0.99; the rest is unknown. Default: 0.95."
+        ),
+    ] = None,
     runtime: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="For web: onnxruntime-web, its npm package unpacked or as .tgz."),
@@ -45,7 +51,12 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a model of a run in other formats, each checked and timed in its own runtime."""
-    wanted = _wanted(run, tuple(model or ()), to, precision, {"export.opset": opset, "export.int8": int8})
+    flags = {
+        "export.opset": opset,
+        "export.int8": int8,
+        "export.decide.precision": precision_of_answers,
+    }
+    wanted = _wanted(run, tuple(model or ()), to, precision, flags)
 
     from edgewise import handout
 

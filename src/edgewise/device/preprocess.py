@@ -226,7 +226,8 @@ def load_pixels(
     return prepare(open_image(source), height, width, channels, fit, interpolation)
 
 
-def softmax(logits: Any) -> Any:
-    """Probabilities along the last axis; float array in, float32 array out."""
-    shifted = np.exp(np.asarray(logits, dtype=np.float64) - np.max(logits, axis=-1, keepdims=True))
+def softmax(logits: Any, temperature: float = 1.0) -> Any:
+    """Probabilities along the last axis, of logits divided by a temperature; float array in, float32 array out."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    shifted = np.exp(scaled - np.max(scaled, axis=-1, keepdims=True))
     return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)

@@ -1,13 +1,14 @@
 """Runs one edgewise bundle: classify pictures or a camera, verify the files, time it.
 
-    python runner.py classify IMAGE... [--top K] [--threads N]
-    python runner.py camera [SOURCE] [--every N] [--frames N] [--top K] [--threads N]
+    python runner.py classify IMAGE... [--top K] [--threshold C] [--threads N]
+    python runner.py camera [SOURCE] [--every N] [--frames N] [--top K] [--threshold C] [--threads N]
     python runner.py bench [IMAGE] [--runs N] [--threads N]
     python runner.py verify
     python runner.py tensorrt FILE.onnx
     python runner.py probe [--runs N] [--threads N] [--baseline]
 
-Answers are JSON, one line each, on standard output; words go to standard error. Needs Python 3.6 or newer, numpy and
+Answers are JSON, one line each, on standard output; words go to standard error. A confidence below the bundle's
+threshold makes the label null, which is "unknown"; the guesses stay under "top". Needs Python 3.6 or newer, numpy and
 onnxruntime 1.10 or newer. PNG, PPM, BMP and .npy are read with that alone; Pillow 8 or newer reads JPEG, GIF, WebP and
 TIFF too and is faster, OpenCV reads JPEG and cameras. Exit codes: 0 ok, 2 usage, 3 a picture cannot be decoded, 4
 something is not installed or the camera is gone, 6 the bundle is damaged or was changed, 130 Ctrl-C.
@@ -66,10 +67,20 @@ def read_manifest(folder: str) -> Dict[str, Any]:
             raise ValueError("no sha256 for the model file")
         if any(name != os.path.basename(name) or name in ("", ".", "..") for name in names):
             raise ValueError("a file name leaves the folder")
+        thresholds_of(manifest)
     except (OSError, ValueError, KeyError, TypeError) as problem:
         why = "{}: {}".format(type(problem).__name__, problem)
         raise Refused(6, "U02", "not an edgewise bundle", path, why, "copy the whole bundle folder again") from None
     return dict(manifest)
+
+
+def thresholds_of(manifest: Dict[str, Any]) -> Any:
+    """(temperature, threshold): 1 and 0, which change nothing, where a bundle has none; ValueError or TypeError."""
+    known = dict(manifest.get("thresholds") or {})
+    temperature, threshold = float(known.get("temperature", 1.0)), float(known.get("unknown", 0.0))
+    if not 0.0 < temperature < float("inf") or not 0.0 <= threshold <= 1.0:
+        raise ValueError("temperature {} or threshold {} out of range".format(temperature, threshold))
+    return temperature, threshold
 
 
 def check_files(folder: str, files: Dict[str, str]) -> None:
@@ -152,28 +163,35 @@ def read_picture(path: str) -> Any:
         raise BadImage("not an array of pixels: {}".format(problem)) from None
 
 
-def answer(manifest: Dict[str, Any], session: Any, image: Any, top: int) -> Dict[str, Any]:
-    """The labels of a decoded picture: from its pixels to the best `top`, with the time that took."""
+def answer(
+    manifest: Dict[str, Any], session: Any, image: Any, top: int, threshold: Optional[float] = None
+) -> Dict[str, Any]:
+    """The labels of a decoded picture: from its pixels to the best `top`, with the time that took.
+
+    The label is None, for unknown, where its confidence is below the threshold; that of the bundle unless one is given.
+    """
     start = time.perf_counter()
     pixels = prepare(image, **_preprocessing(manifest))
-    scores = softmax(session.run(None, {session.get_inputs()[0].name: pixels[np.newaxis]})[0])[0]
+    temperature, chosen = thresholds_of(manifest)
+    scores = softmax(session.run(None, {session.get_inputs()[0].name: pixels[np.newaxis]})[0], temperature)[0]
     best = [int(index) for index in np.argsort(-scores, kind="stable")[: max(1, top)]]
     ms = (time.perf_counter() - start) * 1e3
     ranked = [{"label": manifest["labels"][index], "confidence": round(float(scores[index]), 6)} for index in best]
-    return dict(ranked[0], top=ranked, ms=round(ms, 3))
+    known = scores[best[0]] >= (chosen if threshold is None else threshold)
+    return dict(ranked[0], label=ranked[0]["label"] if known else None, top=ranked, ms=round(ms, 3))
 
 
 # --- Commands ---------------------------------------------------------------------------------------------------
 
 
-def classify(folder: str, images: List[str], top: int, threads: int) -> int:
+def classify(folder: str, images: List[str], top: int, threshold: Optional[float], threads: int) -> int:
     """Print one line for each picture; 4 when one needs a package that is missing, 3 when one is damaged, else 0."""
     _check_pillow()
     manifest, session = open_bundle(folder, threads)
     code = 0
     for path in images:
         try:
-            line = answer(manifest, session, read_picture(path), top)
+            line = answer(manifest, session, read_picture(path), top, threshold)
         except BadImage as problem:
             code = max(code, 4 if isinstance(problem, NoDecoder) else 3)
             line = {"error": str(problem)}
@@ -181,7 +199,9 @@ def classify(folder: str, images: List[str], top: int, threads: int) -> int:
     return code
 
 
-def camera(folder: str, source: str, every: int, frames: int, top: int, threads: int) -> int:
+def camera(
+    folder: str, source: str, every: int, frames: int, top: int, threshold: Optional[float], threads: int
+) -> int:
     """Classify every n-th frame of a camera, a GStreamer pipeline or a video file, one line each, and a last line.
 
     Ends with 0 at the end of a file or after `frames` answers, with 4 when the camera is lost, with 130 after Ctrl-C.
@@ -203,7 +223,7 @@ def camera(folder: str, source: str, every: int, frames: int, top: int, threads:
             read += 1
             if (read - 1) % every == 0:
                 picture = frame if frame.ndim == 2 else np.ascontiguousarray(frame[..., 2::-1])  # BGR to RGB
-                _say(dict(frame=read - 1, **answer(manifest, session, picture, top)))
+                _say(dict(frame=read - 1, **answer(manifest, session, picture, top, threshold)))
                 answered += 1
         else:
             ended = "enough"
@@ -312,9 +332,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     options = _parser().parse_args(argv)
     try:
         if options.command == "classify":
-            return classify(options.bundle, options.image, options.top, options.threads)
+            return classify(options.bundle, options.image, options.top, options.threshold, options.threads)
         if options.command == "camera":
-            return camera(options.bundle, options.source, options.every, options.frames, options.top, options.threads)
+            asked = (options.source, options.every, options.frames, options.top, options.threshold)
+            return camera(options.bundle, *asked, options.threads)
         if options.command == "bench":
             return bench(options.bundle, options.image, options.runs, options.threads)
         if options.command == "verify":
@@ -340,6 +361,7 @@ def _parser() -> argparse.ArgumentParser:
     timed.add_argument("--threads", type=_at_least_1, default=1, help="threads of the runtime (default: 1)")
     asked = argparse.ArgumentParser(add_help=False, parents=[timed])
     asked.add_argument("--top", type=_at_least_1, default=3, help="how many labels to list (default: 3)")
+    asked.add_argument("--threshold", type=_share, help="label null below this confidence (default: the bundle's)")
     parser = argparse.ArgumentParser(description="Run an edgewise bundle.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
@@ -366,6 +388,13 @@ def _at_least_1(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("1 or more, not {}".format(value))
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("0 to 1, not {}".format(value))
     return value
 
 

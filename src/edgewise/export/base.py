@@ -47,8 +47,11 @@ class Exporter(Protocol):
     schemes: tuple[str, ...]
     """The int8 schemes it knows, in the order they are tried."""
 
-    def missing(self) -> str:
-        """The command that installs what this exporter lacks here, "" when nothing is; imports nothing heavy."""
+    def missing(self, precision: str = "") -> str:
+        """The command that installs what this exporter lacks here for a precision, or, with "", for any of its own.
+
+        "" when it lacks nothing. Imports nothing heavy.
+        """
         ...
 
     def can_export(self, model: Model) -> list[str]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewise.data import Dataset
-from edgewise.device import RUNTIMES
 from edgewise.errors import EdgewiseError, ExportError
 from edgewise.export import FORMATS
 from edgewise.export.collapse import what_was_lost
 from edgewise.export.desk import Desk, Exported, Order, bundle_name
+from edgewise.export.offers import offer
 from edgewise.export.verify import parity
 from edgewise.measure import latency
 from edgewise.progress import Progress
@@ -32,17 +32,6 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
 
 
-def unavailable(format_: str) -> str:
-    """What a format lacks on this machine, with the command that installs it; "" where it can be written and run."""
-    if format_ not in FORMATS or format_ not in RUNTIMES:
-        return f"this edgewise does not write {format_}"
-    runtime = RUNTIMES[format_]
-    if runtime.version() is None:
-        return f"its runtime is not installed: {runtime.install}"
-    missing = FORMATS[format_].missing()
-    return f"its converter is not installed: {missing}" if missing else ""
-
-
 def deliver(
     order: Order, format_: str, dataset: Dataset, options: ExportOptions, *, seed: int, progress: Progress
 ) -> Outcome:
@@ -56,25 +45,26 @@ def deliver(
     def failed(precision: str, reason: str) -> None:
         outcome.failures.append(Failure(bundle_name(order.name, format_, precision), "export", reason))
 
-    precisions = list(dict.fromkeys(order.precisions))
-    reason = unavailable(format_)
-    reasons = [reason] if reason else FORMATS[format_].can_export(order.model)
+    offers = {precision: offer(format_, precision) for precision in order.precisions}
+    for precision, one in offers.items():
+        if one.state != "ready":
+            failed(precision, one.reason)
+    precisions = [precision for precision, one in offers.items() if one.state == "ready"]
+    reasons = FORMATS[format_].can_export(order.model) if precisions else []
     if reasons:
         for precision in precisions:
             failed(precision, "; ".join(reasons))
+    if reasons or not precisions:
         return outcome
-    known = FORMATS[format_].precisions
-    for precision in [one for one in precisions if one not in known]:
-        failed(precision, f"{format_} files are not written in {precision}; it writes {', '.join(known)}")
     try:
         place = dataclasses.replace(order, workspace=order.workspace / format_)
         desk = Desk(place, format_, dataset, options, seed)
         floating = desk.write("fp32", "")
     except Exception as problem:  # noqa: BLE001 - converters raise what they like, and the other formats go on
-        for precision in [one for one in precisions if one in known]:
+        for precision in precisions:
             failed(precision, _reason(problem, progress))
         return outcome
-    for precision in [one for one in precisions if one in known]:
+    for precision in precisions:
         try:
             _deliver(desk, precision, floating, outcome, progress)
         except Exception as problem:  # noqa: BLE001 - as above, and the other precisions go on

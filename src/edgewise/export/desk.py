@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.bundle import Manifest, model_bytes, readme, write_bundle
+from edgewise.bundle import Manifest, model_bytes, readme, thresholds_of, write_bundle
 from edgewise.data import Dataset, Split
 from edgewise.device import RUNTIMES, Pixels, Scores
 from edgewise.device.standalone import runner_source
@@ -23,9 +23,10 @@ from edgewise.export.tensorrt import for_tensorrt
 from edgewise.export.verify import parity
 from edgewise.measure.accuracy import confusion_matrix, macro_f1, quality, quality_of_part
 from edgewise.measure.calibration import calibrate
+from edgewise.measure.decision import Answers, decide
 from edgewise.models import Model
 from edgewise.recipe import ExportOptions
-from edgewise.results import Calibration, Parity, Quality
+from edgewise.results import Calibration, Decision, Parity, Quality
 from edgewise.train import logits
 
 SCORE_BATCH = 64
@@ -55,8 +56,8 @@ class Exported:
     """A bundle with what its own runtime made of it.
 
     `predictions` are the top-1 decisions on the test split, int64 (N,). `parity.passed` is False for a float file that
-    is not its model, and for an int8 file whose validation drop is larger than allowed. `calibration` is of the file's
-    own logits. `runtime` names what ran it.
+    is not its model, and for an int8 file whose validation drop is larger than allowed. `calibration` and
+    `decision` are of the file's own logits. `runtime` names what ran it.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Exported:
     notes: list[str] = field(default_factory=list)
     validation_clean: Quality | None = None
     test_clean: Quality | None = None
+    decision: Decision | None = None
 
     @property
     def model_file(self) -> Path:
@@ -158,14 +160,15 @@ class Desk:
         scores, facts = self._run(path, "parity")
         test = scores[: len(self.test)].argmax(1)
         calibration = calibrate(val, self.val.labels, scores[: len(self.test)], self.test.labels, seed=self.seed)
+        decision = self._decide(val, scores[: len(self.test)], calibration.temperature)
         checked = parity(self.expected("parity"), scores, precision)
         notes = [refused] if refused else []
         if not checked.passed:
             notes.append(self._differs(scores, checked, precision))
-        manifest = self._manifest(precision, scheme, calibration)
+        manifest = self._manifest(precision, scheme, thresholds_of(calibration.temperature, decision))
         runtime = RUNTIMES[self.format]
         folder = self.order.folder / manifest.name
-        text = readme(manifest, runtime.install, runtime.example)
+        text = readme(manifest, runtime.install, runtime.example, decision)
         texts = {"README.md": text, "runner.py": runner_source()}
         extra = for_tensorrt(texts, manifest, self.write("fp32", ""), self.calibration)
         sidecars = sidecars_of(FORMATS[self.format], path)
@@ -182,6 +185,7 @@ class Desk:
             notes=notes,
             validation_clean=self._clean(val.argmax(1), self.val),
             test_clean=self._clean(test, self.test),
+            decision=decision,
         )
 
     def val_figures(self, scores: Scores) -> tuple[float, float]:
@@ -196,7 +200,12 @@ class Desk:
         scores = np.concatenate([session.scores(images[start : start + SCORE_BATCH]) for start in starts])
         return scores, session.describe()
 
-    def _manifest(self, precision: str, scheme: str, calibration: Calibration) -> Manifest:
+    def _decide(self, val: Scores, test: Scores, temperature: float) -> Decision:
+        """When this file says `unknown`: chosen on its own answers to the validation images."""
+        chosen_by = Answers.of(val, self.val.labels, temperature)
+        return decide(chosen_by, Answers.of(test, self.test.labels, temperature), self.options.decide.precision)
+
+    def _manifest(self, precision: str, scheme: str, thresholds: dict[str, float]) -> Manifest:
         exporter = FORMATS[self.format]
         return Manifest(
             name=bundle_name(self.order.name, self.format, precision),
@@ -207,7 +216,7 @@ class Desk:
             input=self.order.model.input,
             labels=list(self.classes),
             lineage=self.order.lineage,
-            thresholds={"temperature": calibration.temperature},
+            thresholds=thresholds,
             sidecars=[f"model{ending}" for ending in exporter.sidecars],
         )
 

@@ -35,7 +35,7 @@ class ExecuTorchExporter:
     precisions: tuple[str, ...] = ("fp32", "int8")
     schemes: tuple[str, ...] = ("a8w8",)
 
-    def missing(self) -> str:
+    def missing(self, precision: str = "") -> str:  # noqa: ARG002 - all need the same
         """The install line when executorch is not there."""
         return "" if importlib.util.find_spec("executorch") else INSTALL
 

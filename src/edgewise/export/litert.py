@@ -29,7 +29,7 @@ class LiteRtExporter:
     precisions: tuple[str, ...] = ("fp32", "int8")
     schemes: tuple[str, ...] = ("a8w8",)
 
-    def missing(self) -> str:
+    def missing(self, precision: str = "") -> str:  # noqa: ARG002 - all need the same
         """The command that makes the toolchain ready."""
         return toolchain.missing(TOOLCHAIN)
 

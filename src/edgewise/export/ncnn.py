@@ -34,7 +34,7 @@ class NcnnExporter:
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     schemes: tuple[str, ...] = ("s8",)
 
-    def missing(self) -> str:
+    def missing(self, precision: str = "") -> str:  # noqa: ARG002 - all need the same
         """The install line when pnnx or ncnn is not there."""
         return "" if all(importlib.util.find_spec(name) for name in ("pnnx", "ncnn")) else INSTALL
 

@@ -66,7 +66,7 @@ class OnnxExporter:
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     schemes = tuple(SCHEMES)
 
-    def missing(self) -> str:
+    def missing(self, precision: str = "") -> str:  # noqa: ARG002 - all need the same
         """onnx writes the file; onnxruntime, which the base install has, quantizes it."""
         return missing_modules(("onnx", "onnxscript"), 'pip install "edgewise[host]"')
 

@@ -36,9 +36,9 @@ class OpenVinoExporter:
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     schemes = tuple(SCHEMES)
 
-    def missing(self) -> str:
+    def missing(self, precision: str = "") -> str:
         """OpenVINO itself writes the files, NNCF makes int8."""
-        return missing_modules(("openvino", "nncf"), INSTALL)
+        return missing_modules(("openvino",) if precision in ("fp32", "fp16") else ("openvino", "nncf"), INSTALL)
 
     def can_export(self, model: Model) -> list[str]:  # noqa: ARG002
         """Nothing is known to be impossible before it is tried."""

@@ -70,7 +70,7 @@ class PackedExporter:
     precisions: tuple[str, ...] = ("fp32",)
     schemes: tuple[str, ...] = ()
 
-    def missing(self) -> str:
+    def missing(self, precision: str = "") -> str:  # noqa: ARG002 - all need the same
         """What the ONNX exporter needs is all that is needed."""
         return ""
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgewise.data import Dataset
-from edgewise.export.deliver import deliver, unavailable
+from edgewise.export.deliver import deliver
 from edgewise.export.desk import Exported, Order, bundle_name
+from edgewise.export.offers import offer
 from edgewise.measure import latency
 from edgewise.progress import Progress
 from edgewise.recipe import ExportOptions, MeasureOptions
-from edgewise.results import Attempt, Candidate, Latency
+from edgewise.results import Attempt, Candidate, Latency, State
 
 SESSIONS = 3
 """So many timing sessions are held at most until one passes its A/A check."""
@@ -41,20 +42,16 @@ def try_all(order: Order, dataset: Dataset, options: ExportOptions, *, seed: int
     """
     tried = Tried([], {}, [], {})
     for format_ in options.formats:
-        missing = unavailable(format_)
-        if missing:
-            tried.attempts += [
-                Attempt(order.name, format_, precision, "missing", reason=missing) for precision in order.precisions
-            ]
-            continue
+        offers = {precision: offer(format_, precision) for precision in order.precisions}
         outcome = deliver(order, format_, dataset, options, seed=seed, progress=progress)
         tried.candidates += outcome.candidates
         made = {one.name: one for one in outcome.exported}
         failed = {one.name: one.reason for one in outcome.failures}
         tried.exported |= made
-        for precision in order.precisions:
+        for precision, one in offers.items():
             name = bundle_name(order.name, format_, precision)
-            row = Attempt(order.name, format_, precision, "failed", reason=failed.get(name, ""))
+            state: State = "failed" if one.state == "ready" else one.state
+            row = Attempt(order.name, format_, precision, state, reason=failed.get(name, ""))
             tried.attempts.append(_checked(row, made[name]) if name in made else row)
     return tried
 
@@ -70,7 +67,8 @@ def _checked(row: Attempt, file: Exported) -> Attempt:
         test=file.test,
         file_bytes=file.file_bytes,
         runtime=file.runtime,
-        reason="; ".join(file.notes),
+        decision=file.decision,
+        reason="; ".join([*file.notes, *([file.decision.note] if file.decision and file.decision.note else [])]),
     )
 
 

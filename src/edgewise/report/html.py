@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgewise.report.answers import answers_of
 from edgewise.report.cells import COLUMNS, groups_of
 from edgewise.report.explained import calibrations_of, section_of
 from edgewise.report.leakage import leakage_lines
@@ -71,6 +72,7 @@ def _context(result: RunResult) -> dict[str, Any]:
         "candidates": _candidates(result),
         "parities": [_parity(row) for row in rows],
         "calibrations": calibrations_of(rows),
+        "answers": answers_of(rows),
         "method": method_line(result),
         "command": result.command,
         "facts": [

@@ -16,7 +16,7 @@ from typing import Any
 from edgewise.errors import UntrustedError
 from edgewise.judge import base_of, pace, paired_ratio, shortfall
 from edgewise.report.words import clean
-from edgewise.results import Estimate, Measurement, Reliability, RunResult
+from edgewise.results import Decision, Estimate, Measurement, Reliability, RunResult
 
 Row = dict[str, Any]
 
@@ -166,6 +166,7 @@ def _row(result: RunResult, label: str, one: Measurement, lead: Measurement | No
         "meets_goal": meets_goal(result, one),
         **_quality(one),
         **_confidence(one),
+        **_decision(one),
         **_cost(one),
         **_latency(one),
         "parity_n": one.parity.n,
@@ -212,6 +213,28 @@ def _confidence(one: Measurement) -> Row:
         "ece_scaled": found.after.ece if found else None,
         "nll_scaled": found.after.nll if found else None,
     }
+
+
+def _decision(one: Measurement) -> Row:
+    found = one.decision
+    test = found.test if found else None
+    return {
+        "unknown_below": found.threshold if found else None,
+        "precision_asked": found.asked if found else None,
+        **_ends("answered", test.coverage if test else None),
+        **_ends("answered_rightly", test.precision if test else None),
+        "answers": test.precision.n if test and test.precision else None,
+        "answers_verdict": answers_verdict(found) if found else None,
+        "no_threshold": found.note if found else None,
+    }
+
+
+def answers_verdict(one: Decision) -> str:
+    """``none`` without a threshold, ``below`` where the test answers are surely worse than asked, else ``holds``."""
+    if one.threshold is None:
+        return "none"
+    precision = one.test.precision if one.test else None
+    return "below" if precision and precision.high < one.asked else "holds"
 
 
 def confidence_verdict(one: Reliability) -> str:

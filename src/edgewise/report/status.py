@@ -10,7 +10,10 @@ from edgewise.results import Attempt, ExportResult
 if TYPE_CHECKING:
     from rich.console import Console
 
-TITLES = ("format", "precision", "state", "max diff", "same %", "val F1 %", "test F1 %", "size", "time")
+TITLES = (
+    *("format", "precision", "state", "max diff", "same %", "val F1 %", "test F1 %"),
+    *("answered %", "right %", "size", "time"),
+)
 _LEFT = 3
 
 
@@ -57,6 +60,7 @@ def _cells(row: Attempt) -> tuple[str, ...]:
     if row.bundle and row.bundle == row.reference:
         ratio = "1"  # its record holds the A/A ratio, which the noise tells
     checked = row.parity
+    given = row.decision.test if row.decision else None
     return (
         row.format,
         precision,
@@ -65,6 +69,8 @@ def _cells(row: Attempt) -> tuple[str, ...]:
         show_share(checked.top1_agreement) if checked else NONE,
         show_share(row.validation.macro_f1.value) if row.validation else NONE,
         show_share(row.test.macro_f1.value) if row.test else NONE,
+        show_share(given.coverage.value) if given else NONE,
+        show_share(given.precision.value) if given and given.precision else NONE,
         show_scaled(row.file_bytes, "B"),
         ratio,
     )

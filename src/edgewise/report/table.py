@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgewise.report.answers import answer_lines
 from edgewise.report.leakage import leakage_lines
 from edgewise.report.method import invalid_words, method_line, relative_only
 from edgewise.report.rows import Row, incomparable, rows_of, run_labels
@@ -89,6 +90,8 @@ def print_table(results: Sequence[RunResult], console: Console) -> None:
     if rows:
         dropped = _print_rows(rows, results, console)
         _print_legend(rows, dropped, console)
+        for line in answer_lines(rows):
+            _print(console, line, "dim" if line.startswith(" ") else "")
     for result, label in zip(results, run_labels(results), strict=True):
         _print_facts(result, f"{clean(label)}: " if len(results) > 1 else "", console)
     for message in incomparable(results):

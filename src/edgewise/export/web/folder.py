@@ -16,7 +16,6 @@ The texts of a bundle reach the page as data (`web.json`) only; none of them sta
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -26,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgewise.bundle import Manifest, read_manifest
+from edgewise.bundle import Manifest, read_manifest, temperature_of, threshold_of
 from edgewise.device import RUNTIMES
 from edgewise.device.check import check_bundle
 from edgewise.errors import ExportError, UnavailableError
@@ -132,7 +131,9 @@ def _facts(bundle: Path, manifest: Manifest) -> dict[str, Any]:
         "scheme": manifest.scheme,
         "labels": manifest.labels,
         "input": manifest.input.preprocessing(),
-        "temperature": _temperature(manifest),
+        "temperature": temperature_of(manifest),
+        "threshold": threshold_of(manifest),
+        "precision_asked": threshold_of(manifest, "precision_asked"),
         "model": {"file": "model.onnx", "bytes": size, "sha256": manifest.files[manifest.model_file]},
         "runtime": {
             "name": onnxruntime_web.NAME,
@@ -140,12 +141,6 @@ def _facts(bundle: Path, manifest: Manifest) -> dict[str, Any]:
             "files": [_served(name) for name in onnxruntime_web.FILES],
         },
     }
-
-
-def _temperature(manifest: Manifest) -> float | None:
-    """The bundle's temperature; None where it has none, or none that a logit can be divided by."""
-    value = manifest.thresholds.get("temperature")
-    return value if value is not None and math.isfinite(value) and value > 0 else None
 
 
 def _write_check(bundle: Path, manifest: Manifest, taken: Sequence[Sample], path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ const camera = new Camera(at("video"), cameraIs);
 const times = { model: [], whole: [], seen: [] };
 const steady = { label: "", since: 0, said: "" };
 let facts = null;
+let limit = 0.5; // least confidence at which a label is named; the bundle's, until the slider is moved
 let clockStep = 0;
 let turn = 0; // answers of an earlier turn are not shown
 let shown = null; // {logits} of what is on the page now, null when nothing may be believed
@@ -49,7 +50,7 @@ async function main() {
 }
 
 function describe() {
-  const { input, model, runtime, temperature } = facts;
+  const { input, model, runtime, temperature, threshold } = facts;
   document.title = facts.name;
   at("name").textContent = facts.name;
   const size = model.bytes < 1e6 ? `${(model.bytes / 1e3).toFixed(1)} kB` : `${(model.bytes / 1e6).toFixed(1)} MB`;
@@ -63,6 +64,25 @@ function describe() {
     temperature === null
       ? "Confidence is the plain softmax of the logits."
       : `Confidence is the softmax of the logits over temperature ${temperature.toFixed(2)}, set on validation images.`;
+  if (typeof threshold !== "number") return;
+  setLimit(threshold);
+  at("threshold").value = Math.round(100 * threshold);
+  const asked = facts.precision_asked === null ? "" : ` for at least ${percent(facts.precision_asked)} right answers`;
+  at("meaning").textContent += ` Named from ${shownLimit(threshold)} on, chosen on validation images${asked}.`;
+}
+
+function setLimit(share) {
+  limit = share;
+  at("limit").textContent = shownLimit(share);
+}
+
+/** To a tenth of a percent, finer where that would say 100 % of what is less. */
+function shownLimit(share) {
+  const value = 100 * share;
+  let digits = 0;
+  const off = () => Math.abs(Number(value.toFixed(digits)) - value) > 0.05;
+  while (digits < 6 && (off() || (share < 1 && Number(value.toFixed(digits)) === 100))) digits += 1;
+  return `${value.toFixed(digits)} %`;
 }
 
 // --- Pictures -----------------------------------------------------------------------------------------------------
@@ -84,7 +104,7 @@ function listen() {
   });
   at("device").addEventListener("change", ({ target }) => startCamera(target.value));
   at("threshold").addEventListener("input", () => {
-    at("limit").textContent = `${at("threshold").value} %`;
+    setLimit(at("threshold").value / 100);
     if (shown) showResult(shown);
   });
   at("again").addEventListener("click", check);
@@ -270,7 +290,7 @@ function showResult(result) {
   const shares = confidences(result.logits, facts.temperature);
   const order = shares.map((_, i) => i).sort((a, b) => shares[b] - shares[a] || a - b);
   const [first] = order;
-  const sure = shares[first] >= at("threshold").value / 100;
+  const sure = shares[first] >= limit;
   at("result").dataset.state = sure ? "sure" : "unsure";
   at("kicker").textContent = sure ? "Result" : "Not sure enough";
   at("label").textContent = sure ? facts.labels[first] : "Not sure";
