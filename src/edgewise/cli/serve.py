@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgewise.cli.live import Camera
 from edgewise.cli.options import Json, say_next
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; any other than the default opens the server to a network.")
     ] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: the first free one from 8000 on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Default: the first free one from 8000 on.")
+    ] = None,
     token: Annotated[
         str | None,
         typer.Option(envvar="EDGEWISE_TOKEN", help="What lets somebody in; default: a random one at each start."),
@@ -31,7 +34,20 @@ def serve(
         list[str] | None,
         typer.Option(metavar="HOST", help="A further name under which the server may be asked; may be repeated."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of the model's runtime.")] = 1,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Show what this machine's camera sees: usb:0, csi:0, picamera, rtsp://..., a video file, a folder of "
+            "pictures, or synthetic; default: the page uses the camera of its browser."
+        ),
+    ] = None,
+    detector: Annotated[
+        str, typer.Option(help="What finds faces in it: none (whole frames), haar, lbp, yunet:FILE or onnx:FILE.")
+    ] = "none",
+    every: Annotated[int, typer.Option(min=1, help="Detect at least every so many frames; else follow.")] = 10,
+    smooth: Annotated[int, typer.Option(min=1, max=600, help="Average results over so many frames.")] = 1,
+    camera: Camera = "640x480@30",
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the runtime.")] = 1,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in this machine's browser.")] = False,
     log: Annotated[bool, typer.Option("--log", help="A line on standard error for each request.")] = False,
     json_: Json = False,
@@ -41,12 +57,13 @@ def serve(
 
     check_installed()
 
+    from edgewise.serve.guard import Log
     from edgewise.serve.server import Options, make_ready
+    from edgewise.serve.source import Asked
 
-    ready = make_ready(
-        Options(tuple(bundles), host, port, token, tuple(name or ()), threads),
-        log=_on_stderr if log else None,
-    )
+    asked = Asked(source, detector, every, smooth=smooth, camera=camera) if source else None
+    options = Options(tuple(bundles), host, port, token, tuple(name or ()), threads, asked)
+    ready = make_ready(options, Log(_on_stderr if log else _nowhere, _on_stderr))
     if json_:
         print(json.dumps(_facts(ready), indent=1, ensure_ascii=False), flush=True)
     say_next(json_, *_words(ready))
@@ -94,6 +111,10 @@ def _opened(url: str) -> bool:
         return webbrowser.open(url)
     except webbrowser.Error:
         return False
+
+
+def _nowhere(_: str) -> None:
+    pass
 
 
 def _on_stderr(line: str) -> None:

@@ -1,14 +1,12 @@
 """Bundles that are opened to be asked, and what each of them says of a picture.
 
-The pixels are those of `edgewise.device.preprocess`, the logits those of the bundle's runtime, the confidences the
-softmax of the logits over the bundle's temperature: the same numbers, to the bit, that every other part of edgewise
-gets of the same file.
+The pixels are those of `edgewise.device.preprocess`, the confidences those of `edgewise.live.classify`, the threshold
+that of the manifest: the same decision, and the same numbers to the bit, as anywhere else in edgewise.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgewise.bundle import Manifest, model_bytes, read_manifest
-from edgewise.device import RUNTIMES, Session
-from edgewise.device.check import check_bundle
-from edgewise.device.preprocess import FORMATS, BadImage, open_image, prepare, softmax
+from edgewise.bundle import Manifest, model_bytes, read_manifest, temperature_of, threshold_of
+from edgewise.device.preprocess import FORMATS, BadImage, open_image, prepare
 from edgewise.errors import ConfigError
+from edgewise.live.classify import Classifier, open_classifier
 from edgewise.serve.limits import Limits
 from edgewise.serve.refusals import no_picture, too_large
 
@@ -33,12 +30,11 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Opened:
-    """A bundle whose model is loaded. `temperature` and `unknown` are None where the manifest has none."""
+    """A bundle that is served. `unknown` is the confidence below which it names no label, None where it has none."""
 
     folder: Path
     manifest: Manifest
-    session: Session
-    temperature: float | None
+    classifier: Classifier
     unknown: float | None
 
     def facts(self) -> dict[str, Any]:
@@ -51,10 +47,10 @@ class Opened:
             "scheme": manifest.scheme,
             "labels": manifest.labels,
             "input": manifest.input.preprocessing(),
-            "temperature": self.temperature,
+            "temperature": temperature_of(manifest),
             "unknown_below": self.unknown,
             "model_bytes": model_bytes(self.folder, manifest),
-            "runtime": self.session.describe(),
+            "runtime": self.classifier.session.describe(),
         }
 
 
@@ -88,17 +84,9 @@ def open_bundles(folders: Sequence[Path], threads: int) -> list[Opened]:
 
 
 def _open(folder: Path, threads: int) -> Opened:
-    check_bundle(folder)
+    classifier = open_classifier(folder, threads)
     manifest = read_manifest(folder)
-    session = RUNTIMES[manifest.format].load(folder / manifest.model_file, threads)
-    temperature, unknown = manifest.thresholds.get("temperature"), manifest.thresholds.get("unknown")
-    return Opened(
-        folder,
-        manifest,
-        session,
-        temperature if temperature is not None and math.isfinite(temperature) and temperature > 0 else None,
-        unknown if unknown is not None and 0 <= unknown <= 1 else None,
-    )
+    return Opened(folder, manifest, classifier, threshold_of(manifest))
 
 
 def open_picture(data: bytes, limits: Limits) -> Image.Image:
@@ -124,11 +112,10 @@ def open_picture(data: bytes, limits: Limits) -> Image.Image:
 def answer(opened: Opened, image: Any) -> Answer:
     """Classify a decoded picture: a `PIL.Image`, or uint8 (height, width, 3) RGB."""
     start = time.perf_counter()
-    pixels = prepare(image, **opened.manifest.input.preprocessing())
+    pixels = prepare(image, **opened.classifier.spec.preprocessing())
     ready = time.perf_counter()
-    logits = opened.session.scores(pixels[np.newaxis])[0]
+    probabilities = opened.classifier.probabilities(pixels[np.newaxis])[0]
     done = time.perf_counter()
-    probabilities = softmax(np.asarray(logits, np.float64) / (opened.temperature or 1.0))
     best = int(np.argmax(probabilities))
     ms = {"prepare": (ready - start) * 1e3, "classify": (done - ready) * 1e3}
     return Answer(probabilities, best, float(probabilities[best]), ms)

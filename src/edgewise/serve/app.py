@@ -176,8 +176,8 @@ async def _live(parts: Parts, socket: WebSocket) -> None:
             if await socket.receive_text() != "next":
                 await socket.close(POLICY_VIOLATION, "only `next` is understood")
                 return
-            number = await _send_view(parts, watch, socket, number)
-        await _send_view(parts, watch, socket, number)
+            number = await _send_view(watch, socket, number)
+        await _send_view(watch, socket, number)
         await socket.close(GOING_AWAY, "the source has ended")
     except (WebSocketDisconnect, TimeoutError, KeyError):  # KeyError: a binary message, which has no text
         pass
@@ -185,7 +185,7 @@ async def _live(parts: Parts, socket: WebSocket) -> None:
         watch.viewers -= 1
 
 
-async def _send_view(parts: Parts, watch: Watch, socket: WebSocket, number: int) -> int:
+async def _send_view(watch: Watch, socket: WebSocket, number: int) -> int:
     """Send the newest view; its number."""
     sight = await watch.after(number, VIEW_WAIT_S)
     facts, picture = await asyncio.get_running_loop().run_in_executor(None, watch.message, sight)

@@ -20,7 +20,17 @@ from edgewise.serve.metrics import Metrics
 from edgewise.serve.page import HEADERS
 from edgewise.serve.refusals import RETRY_AFTER_S, STATUS, answer_of, busy, not_let_in, unexpected
 
-Log = Callable[[str], None]
+
+@dataclass(frozen=True)
+class Log:
+    """Where lines go: `request` is told of every request, `failure` of those that the server failed at.
+
+    No line has a query, a cookie or a token.
+    """
+
+    request: Callable[[str], None]
+    failure: Callable[[str], None]
+
 
 GONE = 499
 """Counted for requests whose client went away; never sent."""
@@ -47,7 +57,7 @@ class _Sent:
 
 
 def guarded(app: ASGIApp, access: Access, limits: Limits, metrics: Metrics, log: Log) -> ASGIApp:
-    """Put the guard around an app. `log` gets a line for each request; no line has a query, a cookie or a token."""
+    """Put the guard around an app."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -76,8 +86,10 @@ def guarded(app: ASGIApp, access: Access, limits: Limits, metrics: Metrics, log:
         finally:
             method = scope.get("method", "WEBSOCKET")
             seconds = time.perf_counter() - started
-            metrics.request(scope.get("edgewise.route", NO_ROUTE), method if sent.status != 403 else "any", sent.status, seconds)
-            log(f"{method} {scope['path'][:80]!r} {sent.status} {seconds * 1e3:.1f} ms")
+            metrics.request(
+                scope.get("edgewise.route", NO_ROUTE), method if sent.status != 403 else "any", sent.status, seconds
+            )
+            log.request(f"{method} {scope['path'][:80]!r} {sent.status} {seconds * 1e3:.1f} ms")
 
     return guard
 
@@ -108,6 +120,6 @@ async def _answered(
     except ClientDisconnect:
         raise
     except Exception:  # noqa: BLE001 - one request that fails must not end the server, nor show its traceback to the asker
-        log(traceback.format_exc())
+        log.failure(f"error[V08]: {method} {scope['path'][:80]!r}\n{traceback.format_exc()}")
         if not sent.status:
             await refusal(unexpected())(scope, receive, send)

@@ -65,7 +65,9 @@ class Metrics:
         """All of it, one figure a line."""
         with self._lock:
             lines = [*self._request_lines(), *self._time_lines(), *self._stage_lines()]
-        lines += _one("edgewise_waiting_pictures", "gauge", "Pictures being received or waiting for their turn.", waiting)
+        lines += _one(
+            "edgewise_waiting_pictures", "gauge", "Pictures being received or waiting for their turn.", waiting
+        )
         if live is not None:
             lines += _live_lines(live)
         resident = resident_bytes()
@@ -120,7 +122,12 @@ def _live_lines(live: LiveFigures) -> Iterator[str]:
         ("edgewise_live_up", "gauge", "1 while the source gives frames.", int(live.live)),
         ("edgewise_live_fps", "gauge", "Frames per second that went through the loop lately.", live.fps),
         ("edgewise_live_frames_total", "counter", "Frames that went through the loop.", live.frames),
-        ("edgewise_live_dropped_frames_total", "counter", "Frames passed over because a newer one was there.", live.dropped),
+        (
+            "edgewise_live_dropped_frames_total",
+            "counter",
+            "Frames passed over because a newer one was there.",
+            live.dropped,
+        ),
         ("edgewise_live_viewers", "gauge", "Pages that watch.", live.viewers),
     ):
         yield from _one(name, kind, words, value)

@@ -139,7 +139,10 @@ _SCHEMAS: Schema = {
     "Result": _object(
         {
             "bundle": _TEXT,
-            "label": {"type": ["string", "null"], "description": "null: unknown, the confidence is below the threshold."},
+            "label": {
+                "type": ["string", "null"],
+                "description": "null: unknown, the confidence is below the threshold.",
+            },
             "best": {**_TEXT, "description": "The most likely label, whatever the threshold."},
             "confidence": _SHARE,
             "top": {

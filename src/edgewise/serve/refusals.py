@@ -64,7 +64,10 @@ def too_large(why: str, fix: str) -> DataError:
 def too_slow(limits: Limits) -> DataError:
     """The picture did not arrive in time."""
     return DataError(
-        "the picture came too slowly", code="V11", why=f"it has to be sent within {limits.body_s:g} s", fix="send it again"
+        "the picture came too slowly",
+        code="V11",
+        why=f"it has to be sent within {limits.body_s:g} s",
+        fix="send it again",
     )
 
 

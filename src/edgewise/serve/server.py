@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import uvicorn
 
 from edgewise.errors import UnavailableError
-from edgewise.live.base import View
 from edgewise.serve.access import Access, is_loopback, new_access
 from edgewise.serve.answers import Opened, open_bundles
 from edgewise.serve.app import Parts, build
@@ -19,6 +17,7 @@ from edgewise.serve.connection import protocol_factory
 from edgewise.serve.guard import Log
 from edgewise.serve.limits import Limits
 from edgewise.serve.metrics import Metrics
+from edgewise.serve.source import Asked, open_views
 from edgewise.serve.upload import Intake
 from edgewise.serve.watch import Watch
 
@@ -26,15 +25,6 @@ FIRST_PORT = 8000
 PORTS_TRIED = 20
 LONGEST_MESSAGE = 64
 """Bytes of a message that a page may send over its WebSocket."""
-
-
-@dataclass(frozen=True)
-class Live:
-    """The live source: its name as the user gave it, what the loop yields, and how to give it back."""
-
-    name: str
-    views: Iterator[View]
-    close: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -47,6 +37,7 @@ class Options:
     token: str | None = None
     names: tuple[str, ...] = ()
     threads: int = 1
+    live: Asked | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -81,16 +72,15 @@ class Ready:
         self.server.should_exit = True
 
 
-def make_ready(options: Options, open_live: Callable[[Opened], Live] | None = None, log: Log | None = None) -> Ready:
+def make_ready(options: Options, log: Log | None = None) -> Ready:
     """Open the bundles and take the port.
 
     Args:
         options: what is served.
-        open_live: opens the live source for the first bundle; None for none.
-        log: is given a line for each request.
+        log: where lines go; None for nowhere.
 
     Raises:
-        ConfigError: V03, V04.
+        ConfigError: V03, V04, or the words of the source or detector are wrong.
         UnavailableError: V02, the port; or what a runtime or a source raises.
         UntrustedError: a bundle is damaged.
     """
@@ -98,10 +88,9 @@ def make_ready(options: Options, open_live: Callable[[Opened], Live] | None = No
     listening = take_port(options.host, options.port)
     try:
         port: int = listening.getsockname()[1]
-        access = new_access(port, options.host, options.token, options.names)
+        access = new_access(port, options.host, options.token, (*options.names, *own_names(options.host)))
         metrics = Metrics()
-        live = open_live(bundles[0]) if open_live else None
-        watch = Watch(live.views, bundles, live.close, options.limits, metrics) if live else None
+        watch = open_watch(options, metrics)
         parts = Parts(
             bundles,
             options.limits,
@@ -109,9 +98,9 @@ def make_ready(options: Options, open_live: Callable[[Opened], Live] | None = No
             Intake(options.limits),
             ThreadPoolExecutor(1, "edgewise-classify"),
             watch,
-            live.name if live else "",
+            options.live.source if options.live else "",
         )
-        app = build(parts, access, log or (lambda _: None))
+        app = build(parts, access, log or Log(_nowhere, _nowhere))
         server = uvicorn.Server(_config(app, options.limits))
     except BaseException:
         listening.close()
@@ -119,6 +108,18 @@ def make_ready(options: Options, open_live: Callable[[Opened], Live] | None = No
     shown = options.host if options.host not in ("0.0.0.0", "::") else socket.gethostname()
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
     return Ready(address, access, port, bundles, server, listening, watch)
+
+
+def _nowhere(_: str) -> None:
+    pass
+
+
+def open_watch(options: Options, metrics: Metrics) -> Watch | None:
+    """The live source with models of its own: runtimes are not all made for two threads at once."""
+    if options.live is None:
+        return None
+    bundles = open_bundles(options.bundles, options.threads)
+    return Watch(open_views(options.live, bundles[0]), bundles, options.limits, metrics)
 
 
 def _config(app: object, limits: Limits) -> uvicorn.Config:
@@ -137,6 +138,12 @@ def _config(app: object, limits: Limits) -> uvicorn.Config:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
     )
+
+
+def own_names(host: str) -> list[str]:
+    """The names of this machine, under which a server that is open to a network may be asked."""
+    name = socket.gethostname()
+    return [] if is_loopback(host) else [name, f"{name}.local"]
 
 
 def take_port(host: str, port: int | None) -> socket.socket:

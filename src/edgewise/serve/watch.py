@@ -7,11 +7,12 @@ because a label that stands while the camera is gone is worse than none.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ from PIL import Image
 
 from edgewise.device import Pixels
 from edgewise.errors import EdgewiseError
-from edgewise.live.base import Box, Seen, View
+from edgewise.live.base import Seen, View
+from edgewise.live.classify import cut
 from edgewise.serve.answers import Answer, Opened, answer, told
 from edgewise.serve.limits import Limits
 from edgewise.serve.metrics import LiveFigures, Metrics
@@ -29,6 +31,8 @@ SHOWN_WIDTH = 960
 """Wider pictures are sent scaled down; what is classified is the frame as it came."""
 JPEG_QUALITY = 80
 FPS_VIEWS = 60
+STOP_S = 3.0
+"""A source that gives nothing is noticed within a second, and is given two to be closed."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,15 @@ class Watch:
     """Runs the loop from `start` to `stop`.
 
     Args:
-        views: what the loop yields; iterated in the thread.
-        bundles: those that are served; the first one's answers are in the views, the second is asked here.
-        close: gives the source back, which makes `views` end; called once, from another thread.
+        views: what the loop yields; iterated, and closed, in the thread.
+        bundles: of which the thread may use the models; the first one's answers are in the views, the second is asked
+            here.
         limits: of the server.
         metrics: told of the stages.
     """
 
-    def __init__(
-        self, views: Iterator[View], bundles: list[Opened], close: Callable[[], None], limits: Limits, metrics: Metrics
-    ) -> None:
-        self._views, self._bundles, self._close = views, bundles, close
+    def __init__(self, views: Generator[View], bundles: Sequence[Opened], limits: Limits, metrics: Metrics) -> None:
+        self._views, self._bundles = views, bundles
         self._limits, self._metrics = limits, metrics
         self._thread = threading.Thread(target=self._run, name="edgewise-live", daemon=True)
         self._stopping = threading.Event()
@@ -72,12 +74,10 @@ class Watch:
         """Begin; returns at once."""
         self._thread.start()
 
-    def stop(self, wait_s: float = 2.0) -> bool:
-        """Give the source back and wait for the thread; False when it does not end in time."""
-        if not self._stopping.is_set():
-            self._stopping.set()
-            self._close()
-            self._wake()
+    def stop(self, wait_s: float = STOP_S) -> bool:
+        """Have the thread give the source back, and wait for it; False when it does not end in time."""
+        self._stopping.set()
+        self._wake()
         if self._thread.is_alive():
             self._thread.join(wait_s)
         return not self._thread.is_alive()
@@ -163,10 +163,11 @@ class Watch:
 
     def _run(self) -> None:
         try:
-            for view in self._views:
-                if self._stopping.is_set():
-                    break
-                self._take(view)
+            with contextlib.closing(self._views):
+                for view in self._views:
+                    if self._stopping.is_set():
+                        break
+                    self._take(view)
             note = "the source has ended"
         except EdgewiseError as problem:
             note = "; ".join(part for part in (problem.what, problem.why, problem.fix) if part)
@@ -200,14 +201,6 @@ class Watch:
     def _fps(self) -> float:
         moments = [moment for moment in list(self._moments) if moment > time.perf_counter() - self._limits.stale_s]
         return (len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0
-
-
-def cut(pixels: Pixels, box: Box) -> Pixels:
-    """The part of a frame in a box, at least one pixel; the same pixels that the loop crops."""
-    height, width = pixels.shape[:2]
-    left, top = min(max(0, round(box.left)), width - 1), min(max(0, round(box.top)), height - 1)
-    right, bottom = round(box.left + box.width), round(box.top + box.height)
-    return pixels[top : max(top + 1, min(bottom, height)), left : max(left + 1, min(right, width))]
 
 
 def _answer_of(seen: Seen) -> Answer:
