@@ -4,8 +4,8 @@
     python -m benchmarks.serve fuzz BUNDLE [--count 1000] [--seed 0]
 
 `load`: each client posts the pictures in turn on one connection, as fast as answers come. The time of a request is the
-client's, from the first byte sent to the last one received; percentiles come with 95 % intervals from order statistics
-(requests of one run are not independent, so the intervals are narrower than those of repeated runs would be).
+client's, from the first byte sent to the last one received; percentiles come with the 95 % intervals of a bootstrap
+over the seconds of the run (`edgewise.measure.intervals`).
 
 `fuzz`: bad uploads one after the other, each on a connection of its own: pictures that are cut, flipped, spliced or lie
 in their headers, forms that keep to nothing, bodies that are not as announced. An answer of 500 or above, a connection
@@ -29,12 +29,15 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+from edgewise.measure.intervals import P90_RUNS, P99_RUNS, percentile_estimates
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM", "TIFF")
 
@@ -64,12 +67,19 @@ def served(bundle: Path) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
 
 @dataclass
 class Load:
-    """What the clients saw: seconds of each answered request, statuses, and connections that failed."""
+    """What the clients saw: (end, seconds) of each answered request, statuses, and connections that failed."""
 
-    seconds: list[float] = field(default_factory=list)
+    answered: list[tuple[float, float]] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     took: float = 0.0
+
+    def blocks(self) -> list[NDArray[np.float64]]:
+        """The times in blocks of a second, an even number of them."""
+        ordered = np.array(sorted(self.answered))
+        second = (ordered[:, 0] - ordered[0, 0]).astype(int)
+        found = [ordered[second == one, 1] for one in np.unique(second)]
+        return found[: len(found) // 2 * 2]
 
 
 def load(port: int, token: str, pictures: Sequence[bytes], clients: int, seconds: float) -> Load:
@@ -88,7 +98,8 @@ def load(port: int, token: str, pictures: Sequence[bytes], clients: int, seconds
                 link.request("POST", "/v1/classify", pictures[turn % len(pictures)], headers)
                 answer = link.getresponse()
                 answer.read()
-                times.append(time.perf_counter() - before)
+                now = time.perf_counter()
+                times.append((now, now - before))
                 statuses[answer.status] += 1
         except (OSError, http.client.HTTPException) as problem:
             with lock:
@@ -96,7 +107,7 @@ def load(port: int, token: str, pictures: Sequence[bytes], clients: int, seconds
         finally:
             link.close()
         with lock:
-            found.seconds += times
+            found.answered += times
             found.statuses += statuses
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
@@ -108,30 +119,22 @@ def load(port: int, token: str, pictures: Sequence[bytes], clients: int, seconds
     return found
 
 
-def percentile(values: Sequence[float], share: float) -> tuple[float, float, float]:
-    """A percentile and its 95 % interval from order statistics (normal approximation of the binomial)."""
-    ordered = np.sort(values)
-    n = len(ordered)
-    middle, spread = n * share, 1.96 * (n * share * (1 - share)) ** 0.5
-    low, high = (int(np.clip(round(at), 0, n - 1)) for at in (middle - spread, middle + spread))
-    return float(ordered[min(n - 1, int(middle))]), float(ordered[low]), float(ordered[high])
-
-
-LEAST = {0.5: 1, 0.9: 44, 0.99: 459}
-"""Percentile -> requests it needs; see docs/measuring.md."""
+LEAST = {0.5: 1, 0.9: P90_RUNS, 0.99: P99_RUNS}
+"""Percentile -> requests it needs."""
 
 
 def load_lines(found: Load, clients: int) -> list[str]:
     """The outcome in words."""
-    n, errors = len(found.seconds), sum(count for status, count in found.statuses.items() if status != 200)
+    n, errors = len(found.answered), sum(count for status, count in found.statuses.items() if status != 200)
     lines = [
         f"{clients} clients, {found.took:.1f} s: n = {n}, {n / found.took:.0f} a second, "
         f"errors {errors + len(found.failed)} (statuses {dict(found.statuses)}, connections {found.failed})"
     ]
-    for share, least in LEAST.items():
-        if n >= least:
-            value, low, high = (1e3 * one for one in percentile(found.seconds, share))
-            lines.append(f"p{100 * share:g} {value:.1f} [{low:.1f}, {high:.1f}] ms")
+    shares = [share for share, least in LEAST.items() if n >= least]
+    blocks = found.blocks()
+    if len(blocks) >= 4:
+        for share, one in zip(shares, percentile_estimates(blocks, shares, np.random.default_rng(0)), strict=True):
+            lines.append(f"p{100 * share:g} {1e3 * one.value:.1f} [{1e3 * one.low:.1f}, {1e3 * one.high:.1f}] ms")
     return lines
 
 
@@ -171,10 +174,8 @@ def fuzz(port: int, token: str, count: int, seed: int) -> Fuzzed:
 def _status(port: int, request: bytes) -> int | None:
     """The status of the answer to these bytes, None when there was none."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as link:
-        try:
+        with suppress(OSError):  # refused before all was sent; the answer is there to be read
             link.sendall(request)
-        except OSError:
-            pass  # refused before all was sent; the answer is there to be read
         answer = http.client.HTTPResponse(link)
         try:
             answer.begin()
@@ -223,23 +224,31 @@ def _repeated(draw: random.Random, token: str) -> bytes:
 
 
 def _noise(draw: random.Random, token: str) -> bytes:
-    start = draw.choice((b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"RIFF\0\0\0\0WEBP", b"P6 ", b"II*\0"))
+    start = draw.choice(
+        (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"RIFF\0\0\0\0WEBP", b"P6 ", b"II*\0")
+    )
     return _post(token, start + draw.randbytes(draw.randrange(2000)))
 
 
 def _lying(draw: random.Random, token: str) -> bytes:
     """A PNG whose header names another size, depth or colour than its pixels have."""
     size = draw.choice(((60_000, 60_000), (1, 2**31 - 1), (0, 0), (2**31 - 1, 2**31 - 1), (3_000, 3_000), (5_000, 1)))
-    head = struct.pack(">IIBBBBB", *size, draw.choice((1, 2, 8, 16, 77)), draw.choice((0, 2, 3, 4, 6, 9)), 0, 0, draw.choice((0, 1, 5)))
+    head = struct.pack(
+        ">IIBBBBB", *size, draw.choice((1, 2, 8, 16, 77)), draw.choice((0, 2, 3, 4, 6, 9)), 0, 0, draw.choice((0, 1, 5))
+    )
     pixels = zlib.compress(bytes(draw.randrange(5000)))
     chunks = ((b"IHDR", head), (b"IDAT", pixels), (b"IEND", b""))
-    body = b"".join(struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part)) for name, part in chunks)
+    body = b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part)) for name, part in chunks
+    )
     return _post(token, b"\x89PNG\r\n\x1a\n" + body)
 
 
 def _form(draw: random.Random, token: str) -> bytes:
     """A form, whole or with some of it gone wrong."""
-    name = draw.choice(('"a.png"', '"../../etc/passwd"', '"<script>"', '"\u202e\u00e9.png"', '"', "a.png", '"\\"x.png"', '""'))
+    name = draw.choice(
+        ('"a.png"', '"../../etc/passwd"', '"<script>"', '"\u202e\u00e9.png"', '"', "a.png", '"\\"x.png"', '""')
+    )
     head = f'Content-Disposition: form-data; name="image"; filename={name}\r\nContent-Type: image/png\r\n\r\n'
     part = b"--B\r\n" + head.encode() + picture(draw) + b"\r\n"
     body = bytearray(part * draw.choice((0, 1, 1, 2, 20)) + draw.choice((b"--B--\r\n", b"--B\r\n", b"", b"--B--")))
@@ -261,7 +270,9 @@ def _announced(draw: random.Random, token: str) -> bytes:
             _post(token, data).replace(b"Content-Length: ", b"Content-Length: -"),
             _post(token, data).replace(b"Content-Length: ", b"Content-Length: x"),
             _post(token, b"zz\r\n" + data).replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nX-Length"),
-            _post(token, b"5\r\n1234567890\r\n0\r\n\r\n").replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nX"),
+            _post(token, b"5\r\n1234567890\r\n0\r\n\r\n").replace(
+                b"Content-Length", b"Transfer-Encoding: chunked\r\nX"
+            ),
             _post(token, data).replace(b"Content-Length", b"Transfer-Encoding: gzip\r\nX-Length"),
         )
     )
@@ -270,7 +281,9 @@ def _announced(draw: random.Random, token: str) -> bytes:
 def _typed(draw: random.Random, token: str) -> bytes:
     """A whole picture under types and thresholds that make no sense."""
     kind = draw.choice(("", "text/html", "a" * 5000, "multipart/form-data", "image/\u00e9", ";;;", "application/json"))
-    query = draw.choice(("?threshold=x", "?threshold=1e999", "?threshold=-0", "?threshold=0.5", "?a=%ff%fe", "?" + "a=b&" * 500))
+    query = draw.choice(
+        ("?threshold=x", "?threshold=1e999", "?threshold=-0", "?threshold=0.5", "?a=%ff%fe", "?" + "a=b&" * 500)
+    )
     request = _post(token, picture(draw), f"Content-Type: {kind}")
     return request.replace(b"/v1/classify", b"/v1/classify" + query.encode(), 1)
 
@@ -310,7 +323,8 @@ def main() -> None:
             print(*load_lines(load(port, token, pictures, asked.clients, asked.seconds), asked.clients), sep="\n")
         else:
             found = fuzz(port, token, asked.count, asked.seed)
-            print(f"n = {asked.count}, statuses {dict(sorted(found.statuses.items()))}, kinds {dict(sorted(found.kinds.items()))}")
+            statuses, kinds = dict(sorted(found.statuses.items())), dict(sorted(found.kinds.items()))
+            print(f"n = {asked.count}, statuses {statuses}, kinds {kinds}")
             print(f"server errors {found.server_errors}, without an answer {found.dropped}", *found.wrong, sep="\n")
 
 

@@ -12,9 +12,18 @@ import pytest
 from edgewise.serve.page import FILES, HEADERS
 from edgewise.serve.source import Asked
 from tests.device.tiny import make_bundle
-from tests.serve.serving import Running, Socket, command, listening, serving
+from tests.serve.serving import Running, Socket, command, listening, serving, wait_until
 
-ROUTES = (*FILES, "/v1/model", "/v1/openapi.json", "/v1/classify", "/metrics", "/healthz", "/nothing", "/files/../../etc/passwd")
+ROUTES = (
+    *FILES,
+    "/v1/model",
+    "/v1/openapi.json",
+    "/v1/classify",
+    "/metrics",
+    "/healthz",
+    "/nothing",
+    "/files/../../etc/passwd",
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +113,9 @@ def test_websockets_are_checked_the_same_way(server: Running, path: str) -> None
 def session(server: Running) -> str:
     """The value of the cookie that the token is exchanged for."""
     reply = server.ask(f"/?token={server.token}", token="")
-    found = re.fullmatch(rf"edgewise-{server.port}=([\w-]+); Path=/; HttpOnly; SameSite=Strict", reply.headers["set-cookie"])
+    found = re.fullmatch(
+        rf"edgewise-{server.port}=([\w-]+); Path=/; HttpOnly; SameSite=Strict", reply.headers["set-cookie"]
+    )
     assert found
     return found[1]
 
@@ -129,7 +140,13 @@ def test_the_token_is_exchanged_for_a_cookie_and_leaves_the_address(server: Runn
 
 def test_the_token_is_in_no_log_and_no_answer(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with serving(tiny) as running:
-        for path in (f"/?token={running.token}", f"/v1/model?token={running.token}", f"/x?{running.token}", "/", "/v1/model"):
+        for path in (
+            f"/?token={running.token}",
+            f"/v1/model?token={running.token}",
+            f"/x?{running.token}",
+            "/",
+            "/v1/model",
+        ):
             for headers in ({}, {"Referer": f"http://127.0.0.1/?token={running.token}"}):
                 reply = running.ask(path, headers=headers)
                 assert running.token.encode() not in reply.body
@@ -138,7 +155,7 @@ def test_the_token_is_in_no_log_and_no_answer(tiny: Path, capfd: pytest.CaptureF
         with socket.create_connection(("127.0.0.1", running.port)) as link:
             link.sendall(f"BAD REQUEST {running.token}\r\n\r\n".encode())
             assert b"400" in link.recv(1000)
-        assert len(running.lines) == 11
+        wait_until(lambda: len(running.lines) == 11)
         assert running.token not in "\n".join(running.lines)
     told = capfd.readouterr()
     assert running.token not in told.out + told.err

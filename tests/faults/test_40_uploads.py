@@ -14,14 +14,14 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmarks.serve import fuzz
 from PIL import Image
 
-from benchmarks.serve import fuzz
 from edgewise.serve.limits import Limits
 from tests.device.tiny import make_bundle
 from tests.serve.serving import Running, command, http_connection, read_reply, serving, wait_until
@@ -108,10 +108,8 @@ def test_a_gigabyte_in_chunks_ends_at_the_limit(process: tuple[int, Running]) ->
         except OSError:  # the server has hung up
             pass
         assert 16 <= sent < 40
-        try:
+        with suppress(OSError):  # the answer may have been overtaken by the end of the connection
             assert read_reply(link).status == 413
-        except OSError:
-            pass  # its answer was overtaken by the end of the connection
     still_well(running)
 
 
@@ -243,7 +241,9 @@ def test_a_client_that_goes_away_leaves_nothing_behind(tiny: Path) -> None:
                 head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {running.token}\r\n"
                 link.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode() + bytes(1000 * i))
                 if i % 2:
-                    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not a close
+                    link.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )  # a reset, not a close
         wait_until(lambda: b"edgewise_waiting_pictures 0" in running.ask("/metrics").body)
         wait_until(lambda: b'status="499"} 50' in running.ask("/metrics").body)
         still_well(running)
@@ -265,9 +265,12 @@ def test_fuzzed_uploads_never_end_the_server_nor_make_it_fail(process: tuple[int
 
 @pytest.mark.parametrize(
     "path",
-    ["/files/../../etc/passwd", "/../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd"]
-    + ["/style.css/../../server.py", "/%00", "/style.css%00.png", "//etc/passwd", "/..\\..\\etc\\passwd", "/page/index.html"]
-    + ["/%252e%252e%252fetc%252fpasswd", "/etc/passwd", "/index.html", "/./style.css", "/style.css/"],
+    [
+        *("/files/../../etc/passwd", "/../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd"),
+        *("/style.css/../../server.py", "/%00", "/style.css%00.png", "//etc/passwd", "/..\\..\\etc\\passwd"),
+        *("/%252e%252e%252fetc%252fpasswd", "/etc/passwd", "/index.html", "/./style.css", "/style.css/"),
+        "/page/index.html",
+    ],
 )
 def test_paths_lead_nowhere(process: tuple[int, Running], path: str) -> None:
     _, running = process
@@ -299,7 +302,10 @@ def test_a_port_in_use_is_told_or_passed_over(tiny: Path) -> None:
 
 def test_without_a_browser_the_address_is_printed_and_served(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
-    with command(str(tiny), "--port", "0", "--browser", PATH=str(tmp_path / "bin"), BROWSER="", DISPLAY="") as (process, running):
+    with command(str(tiny), "--port", "0", "--browser", PATH=str(tmp_path / "bin"), BROWSER="", DISPLAY="") as (
+        process,
+        running,
+    ):
         assert running.ask("/healthz").status == 200
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)

@@ -57,8 +57,10 @@ def test_a_wrong_token_is_not_mended_by_a_cookie() -> None:
 
 @pytest.mark.parametrize(
     "host",
-    [b"rebound.example:8000", b"127.0.0.1.example", b"localhost.", b"127.0.0.1:8000@x", b"", b"127.0.0.1:80 00", None]
-    + [b"192.168.1.7:8000", b"[::1", b"::1", b"2130706433", b"127.1"],
+    [
+        *(b"rebound.example:8000", b"127.0.0.1.example", b"localhost.", b"127.0.0.1:8000@x", b"", b"127.0.0.1:80 00"),
+        *(None, b"192.168.1.7:8000", b"[::1", b"::1", b"2130706433", b"127.1"),
+    ],
 )
 def test_foreign_hosts_are_refused_whatever_the_token(host: bytes | None) -> None:
     assert asked(BEARER, host=host).refused == "Host is not a name of this server"
@@ -73,7 +75,9 @@ def test_two_hosts_are_none() -> None:
     assert asked(BEARER, (b"host", b"127.0.0.1:8000")).refused
 
 
-@pytest.mark.parametrize("origin", [b"http://evil.example", b"null", b"http://127.0.0.1:8001", b"https://127.0.0.1:8000"])
+@pytest.mark.parametrize(
+    "origin", [b"http://evil.example", b"null", b"http://127.0.0.1:8001", b"https://127.0.0.1:8000"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_foreign_origins_are_refused_whatever_the_token(origin: bytes, method: str) -> None:
     assert asked(BEARER, (b"origin", origin), method=method).refused == "Origin is another page"

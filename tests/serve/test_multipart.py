@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import httpx
 import pytest
 from hypothesis import given
@@ -16,7 +18,9 @@ def sent_by_httpx(**form: object) -> tuple[str, bytes]:
     return request.headers["content-type"], request.read()
 
 
-@given(data=st.binary(max_size=400), name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60))
+@given(
+    data=st.binary(max_size=400), name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)
+)
 def test_what_httpx_sends_is_read_to_the_byte(data: bytes, name: str) -> None:
     found, content = read_picture(*sent_by_httpx(files={"image": (name, data)}, data={"other": "field"}))
     assert content == data
@@ -26,13 +30,9 @@ def test_what_httpx_sends_is_read_to_the_byte(data: bytes, name: str) -> None:
 @given(body=st.binary(max_size=300), boundary=st.text(alphabet="ab-", min_size=1, max_size=4))
 def test_any_bytes_are_read_or_refused(body: bytes, boundary: str) -> None:
     for whole in (body, body.replace(b"\n", b"\r\n--" + boundary.encode() + b"\r\n")):
-        try:
-            name, data = read_picture(f"multipart/form-data; boundary={boundary}", whole)
-        except DataError as problem:
-            assert problem.code == "V12"
-        else:
-            assert data in whole or data == b""
-            assert isinstance(name, str)
+        with suppress(DataError):  # nothing else may be raised
+            _, data = read_picture(f"multipart/form-data; boundary={boundary}", whole)
+            assert data in whole
 
 
 def form(*parts: bytes, end: bytes = b"--") -> bytes:
@@ -44,7 +44,9 @@ FIELD = b'Content-Disposition: form-data; name="f"\r\n\r\nDATA'
 KIND = 'multipart/form-data; boundary="B"'
 
 
-@pytest.mark.parametrize("kind", [KIND, "Multipart/Form-Data;boundary=B", "multipart/form-data; charset=x; boundary=B;a=b"])
+@pytest.mark.parametrize(
+    "kind", [KIND, "Multipart/Form-Data;boundary=B", "multipart/form-data; charset=x; boundary=B;a=b"]
+)
 def test_the_boundary_is_found(kind: str) -> None:
     assert is_multipart(kind)
     assert read_picture(kind, form(FILE)) == ("a.png", b"DATA")

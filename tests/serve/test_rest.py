@@ -29,7 +29,7 @@ from edgewise.serve.metrics import Metrics
 from edgewise.serve.page import FILES
 from edgewise.serve.refusals import STATUS
 from edgewise.serve.upload import Intake
-from tests.serve.serving import Reply, Running, serving
+from tests.serve.serving import Reply, Running, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,11 @@ def test_addresses_and_methods_that_are_not_there(server: Running) -> None:
     for path in ("/nothing", "/v1/model/", "/V1/model", "/v1/classify/x", "/docs", "//", "/static/style.css"):
         reply = server.ask(path)
         assert (reply.status, reply.json()["error"]) == (404, "V06"), path
-    for path, method, allowed in (("/v1/classify", "GET", "POST"), ("/v1/model", "POST", "GET, HEAD"), ("/", "POST", "")):
+    for path, method, allowed in (
+        ("/v1/classify", "GET", "POST"),
+        ("/v1/model", "POST", "GET, HEAD"),
+        ("/", "POST", ""),
+    ):
         reply = server.ask(path, method=method)
         assert (reply.status, reply.json()["error"]) == (405, "V07")
         assert set(allowed.split(", ")) <= {*reply.headers["allow"].split(", "), ""}
@@ -171,7 +175,9 @@ def test_the_description_is_valid_openapi_3_1_and_names_the_routes_that_are_ther
     document = described(server)
     assert document["openapi"].startswith("3.1.")
     OpenAPIV31SpecValidator(document).validate()
-    there = {route.path: route.methods - {"HEAD"} for route in routes(parts()) if isinstance(route, Route) and route.methods}
+    there = {
+        route.path: route.methods - {"HEAD"} for route in routes(parts()) if isinstance(route, Route) and route.methods
+    }
     told = {path: {method.upper() for method in known} for path, known in document["paths"].items()}
     assert told == {path: methods for path, methods in there.items() if path not in FILES}
     for path, known in told.items():
@@ -264,7 +270,11 @@ def test_metrics_are_prometheus_text_and_add_up(tiny: Path, wide: Path, pictures
     assert one("edgewise_requests_total", route="(none)", method="any", status="403") == 1
     assert one("edgewise_request_seconds_count", **classify) == 4
     assert one("edgewise_request_seconds_bucket", **classify, le="+Inf") == 4
-    buckets = [value for (name, labels), value in found.items() if name.endswith("_bucket") and ("route", "/v1/classify") in labels]
+    buckets = [
+        value
+        for (name, labels), value in found.items()
+        if name.endswith("_bucket") and ("route", "/v1/classify") in labels
+    ]
     assert buckets == sorted(buckets)
     assert 0 < one("edgewise_request_seconds_sum", **classify) < 60
     for bundle in ("tiny", "wide"):
@@ -284,7 +294,13 @@ def test_no_request_makes_a_label_of_its_own(server: Running) -> None:
     text = server.ask("/metrics").body.decode()
     assert "BREW" not in text
     assert re.findall(r'route="([^"]*)"', text)
-    assert set(re.findall(r'route="([^"]*)"', text)) <= {*FILES, "/v1/classify", "/v1/model", "/v1/openapi.json", "/metrics"} | {
+    assert set(re.findall(r'route="([^"]*)"', text)) <= {
+        *FILES,
+        "/v1/classify",
+        "/v1/model",
+        "/v1/openapi.json",
+        "/metrics",
+    } | {
         "/healthz",
         "(none)",
         "/v1/live",
@@ -303,6 +319,6 @@ def test_an_error_of_the_server_is_told_without_its_inside(
         assert (reply.status, reply.json()["error"]) == (500, "V08")
         assert b"secret" not in reply.body
         assert "Content-Security-Policy".lower() in reply.headers
-        assert any("a secret of the server" in line for line in running.lines)
+        wait_until(lambda: any("a secret of the server" in line for line in running.lines))
         monkeypatch.undo()
         assert running.classify(pictures["red"]).status == 200
