@@ -12,6 +12,10 @@ from tests.device.tiny import make_bundle
 from tests.serve.serving import Running, serving
 from tests.web.browser import chromium
 from tests.web.conftest import COLOURS, paint
+from tests.web.test_camera import write_film
+
+BESIDE = ("ws://127.0.0.1:", "http://localhost:")
+"""Further beginnings of addresses that the pages may ask for."""
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +51,16 @@ def playwright() -> Iterator[Playwright]:
 
 
 @pytest.fixture(scope="module")
+def filmed(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser whose camera shows green."""
+    folder = tmp_path_factory.mktemp("filmed")
+    film = write_film(folder / "green.y4m", "green")
+    flags = ("--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={film}")
+    with chromium(playwright, folder, *flags, beside=BESIDE) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(playwright, tmp_path_factory.mktemp("browser")) as found:
+    with chromium(playwright, tmp_path_factory.mktemp("browser"), beside=BESIDE) as found:
         yield found

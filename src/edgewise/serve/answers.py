@@ -98,6 +98,8 @@ def open_picture(data: bytes, limits: Limits) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
+    except Image.DecompressionBombError as problem:  # Pillow's own limit, far above this one
+        raise too_large(str(problem), "scale it down first") from None
     except Exception:  # noqa: BLE001 - Pillow's parsers raise anything; open_image says what is wrong with the file
         width = height = 0
     if width * height > limits.pixels:
@@ -105,7 +107,9 @@ def open_picture(data: bytes, limits: Limits) -> Image.Image:
     try:
         picture: Image.Image = open_image(io.BytesIO(data))
     except BadImage as problem:
-        raise no_picture(str(problem)) from None
+        # Pillow names the object that it was given, which says nothing to somebody who sent a file.
+        unknown = str(problem).startswith("cannot identify image file")
+        raise no_picture("its content is of no known format" if unknown else str(problem)) from None
     return picture
 
 
