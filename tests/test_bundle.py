@@ -14,11 +14,15 @@ from edgewise.bundle import (
     model_bytes,
     read_manifest,
     readme,
+    temperature_of,
+    threshold_of,
+    thresholds_of,
     update_measured,
     verify_bundle,
     write_bundle,
 )
 from edgewise.errors import UntrustedError
+from edgewise.results import Answered, Decision, Estimate
 
 MANIFEST = Manifest(
     name="small-int8",
@@ -65,6 +69,44 @@ def test_thresholds_are_kept_and_bundles_from_before_there_were_any_are_read(bun
     del raw["thresholds"]
     (bundle / "manifest.json").write_text(json.dumps(raw))
     assert verify_bundle(bundle).thresholds == {}
+
+
+DECISION = Decision(
+    0.95,
+    0.8,
+    "",
+    Answered(Estimate(0.9, 0.86, 0.93, 300), Estimate(0.98, 0.96, 0.99, 270)),
+    Answered(Estimate(0.88, 0.84, 0.91, 310), Estimate(0.97, 0.95, 0.99, 273)),
+)
+
+
+def test_thresholds_are_plain_numbers_with_what_they_were_chosen_by() -> None:
+    found = thresholds_of(1.5, DECISION)
+    assert found["temperature"] == 1.5
+    assert (found["unknown"], found["precision_asked"]) == (0.8, 0.95)
+    assert (found["coverage"], found["coverage_low"], found["coverage_high"], found["coverage_n"]) == (
+        *(0.9, 0.86),
+        *(0.93, 300),
+    )
+    assert (found["precision"], found["precision_n"]) == (0.98, 270)
+    manifest = dataclasses.replace(MANIFEST, thresholds=found)
+    assert (temperature_of(manifest), threshold_of(manifest)) == (1.5, 0.8)
+    none = Decision(0.95, None, "no threshold: too few", None, None)
+    assert thresholds_of(1.5, none) == thresholds_of(1.5, None) == {"temperature": 1.5}
+    assert threshold_of(MANIFEST) is temperature_of(MANIFEST) is None
+
+
+def test_the_readme_says_when_an_answer_is_not_given() -> None:
+    text = readme(MANIFEST, "pip install onnxruntime", "", DECISION)
+    assert "is below 0.8000" in text
+    assert (
+        "- validation images: 90.0% [86.0%, 93.0%] of 300 are answered, 98.0% [96.0%, 99.0%] of these 270 rightly"
+        in text
+    )
+    assert "- test images, by which nothing was chosen: 88.0% [84.0%, 91.0%] of 310 are answered" in text
+    none = readme(MANIFEST, "", "", Decision(0.95, None, "no threshold: too few", None, None))
+    assert "It names a class for every picture: no threshold: too few." in none
+    assert "## Unknown" not in readme(MANIFEST, "", "")
 
 
 @pytest.mark.parametrize("name", ["README.md", "labels.txt", "model.onnx", "runner.py"])

@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from edgewise import pipeline
-from edgewise.bundle import verify_bundle
+from edgewise.bundle import thresholds_of, verify_bundle
 from edgewise.data import load_data
 from edgewise.device import RUNTIMES
 from edgewise.errors import ConfigError, DataError, GateError
@@ -145,7 +145,8 @@ def test_every_file_is_calibrated_by_its_own_logits(finished: tuple[RunResult, P
         manifest = verify_bundle(out / row.bundle)
         session = RUNTIMES["onnx"].load(out / row.bundle / manifest.model_file)
         assert row.calibration is not None
-        assert manifest.thresholds == {"temperature": row.calibration.temperature}
+        assert row.decision is not None
+        assert manifest.thresholds == thresholds_of(row.calibration.temperature, row.decision)
         assert manifest.measured["calibration"]["before"]["ece"] == row.calibration.before.ece
         scores = session.scores(data.test.images).astype(np.float64)
         for scale, found in ((1.0, row.calibration.before), (row.calibration.temperature, row.calibration.after)):

@@ -153,6 +153,74 @@ def test_strange_names_come_back_as_they_were(
     assert line["file"] == str(strange)
 
 
+def test_confidence_takes_the_temperature_and_below_the_threshold_the_label_is_null(
+    tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make_bundle(tmp_path / "plain")
+    assert runner.main(["classify", "--bundle", str(plain), str(picture)]) == 0
+    (before,) = lines(capsys.readouterr().out)
+    session = onnxruntime.InferenceSession(plain / "model.onnx")
+    logits = session.run(None, {"image": load_pixels(picture, SIZE, SIZE, 3)[None]})[0]
+    for temperature, threshold, named in ((0.25, 0.5, True), (4.0, 0.5, False), (4.0, 0.0, True)):
+        thresholds = {"temperature": temperature, "unknown": threshold}
+        bundle = make_bundle(tmp_path / f"{temperature}-{threshold}", thresholds=thresholds)
+        done = run(bundle / "runner.py", "classify", picture)
+        assert (done.returncode, done.stderr) == (0, "")
+        (line,) = lines(done.stdout)
+        assert line["confidence"] == pytest.approx(softmax(logits / temperature).max(), abs=1e-6)
+        assert line["label"] == ("green" if named else None)
+        assert [one["label"] for one in line["top"]] == [one["label"] for one in before["top"]]
+        assert line["top"][0]["confidence"] == line["confidence"]
+
+
+def test_the_threshold_can_be_given_in_place_of_the_bundles(
+    tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path, thresholds={"temperature": 1.0, "unknown": 0.999})
+    found = {}
+    for given in ([], ["--threshold", "0"], ["--threshold", "0.999"], ["--threshold", "1"]):
+        assert runner.main(["classify", "--bundle", str(bundle), *given, str(picture)]) == 0
+        found[" ".join(given)] = lines(capsys.readouterr().out)[0]["label"]
+    assert found == {"": None, "--threshold 0": "green", "--threshold 0.999": None, "--threshold 1": None}
+    with pytest.raises(SystemExit, match="2"):
+        runner.main(["classify", "--threshold", "1.1", str(picture)])
+
+
+def test_the_camera_says_unknown_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = make_bundle(tmp_path, thresholds={"unknown": 1.0})
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 32))
+    for _ in range(2):
+        writer.write(np.full((32, 32, 3), 90, np.uint8))
+    writer.release()
+    assert runner.main(["camera", str(film), "--bundle", str(bundle)]) == 0
+    first, second, _ = lines(capsys.readouterr().out)
+    assert first["label"] is second["label"] is None
+    assert first["top"][0]["label"] in LABELS
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [{"temperature": 0}, {"temperature": "x"}, {"unknown": 2}, {"unknown": None}, {"unknown": float("nan")}, 7],
+)
+def test_thresholds_that_mean_nothing_are_refused(
+    bundle: Path, picture: Path, thresholds: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(bundle, thresholds=thresholds)
+    assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 6
+    assert capsys.readouterr().err.startswith("error[U02]: not an edgewise bundle")
+
+
+def test_a_bundle_from_before_there_were_thresholds_names_every_picture(
+    bundle: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    del raw["thresholds"]
+    (bundle / "manifest.json").write_text(json.dumps(raw))
+    assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 0
+    assert lines(capsys.readouterr().out)[0]["label"] == "green"
+
+
 # --- Refusals ---------------------------------------------------------------------------------------------------
 
 
@@ -259,7 +327,7 @@ def test_what_is_missing_on_the_board_is_named(
     bundle: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(runner.PIL, "__version__", "5.1.0")
+        patched.setattr("PIL.__version__", "5.1.0")
         assert runner.main(["classify", "--bundle", str(bundle), str(picture)]) == 4
     assert "error[E32]: Pillow is too old\n  where: 5.1.0" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

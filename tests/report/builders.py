@@ -12,11 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from edgewise.results import (
+    Answered,
     Bin,
     Calibration,
     Candidate,
     Clock,
     Cost,
+    Decision,
     Difference,
     Estimate,
     Failure,
@@ -105,6 +107,14 @@ def calibration(test: Quality, precision: str) -> Calibration:
     return Calibration(temperature, 360, 14, "", reliability(test, gap), reliability(test, 0.001))
 
 
+def decision(test: Quality, precision: str) -> Decision:
+    """An fp32 file that answers nine in ten; an int8 file with a threshold of its own."""
+    threshold, share = (0.8127, 0.9) if precision == "fp32" else (0.8605, 0.85)
+    count = round(share * test.n)
+    answers = Answered(wilson(count, test.n), wilson(round(0.985 * count), count))
+    return Decision(0.95, threshold, "", answers, answers)
+
+
 def clock(p50: float, n: int) -> Clock:
     """A latency distribution around `p50` ms."""
     return Clock(
@@ -168,6 +178,7 @@ def measurement(
         latency=latency(p50, ratio),
         memory=Memory(71_000_000 + params * 4, 59_000_000),
         calibration=calibration(test, precision),
+        decision=decision(test, precision),
     )
 
 

@@ -95,6 +95,14 @@ def test_a_temperature_that_nothing_can_be_divided_by_is_left_out(unpacked: Path
         assert json.loads((tmp_path / f"web{value}" / "web.json").read_text())["temperature"] == expected
 
 
+def test_a_threshold_that_is_no_share_is_left_out(unpacked: Path, tmp_path: Path) -> None:
+    for value, expected in ((-0.1, None), (1.5, None), (0.0, 0.0), (0.83, 0.83)):
+        bundle = make_bundle(tmp_path / f"made{value}", thresholds={"unknown": value, "precision_asked": 0.95})
+        write_web(bundle, tmp_path / f"web{value}", runtime=unpacked)
+        facts = json.loads((tmp_path / f"web{value}" / "web.json").read_text())
+        assert (facts["threshold"], facts["precision_asked"]) == (expected, 0.95)
+
+
 def test_a_changed_bundle_is_refused(bundle: Path, unpacked: Path, tmp_path: Path) -> None:
     (bundle / "model.onnx").write_bytes((bundle / "model.onnx").read_bytes() + b"\0")
     with pytest.raises(UntrustedError, match="not as it was written"):

@@ -69,6 +69,26 @@ def test_confidence_takes_the_temperature_and_the_threshold(
         assert seen.text("#label") == "red"  # of equals the first
 
 
+def test_the_slider_starts_at_the_threshold_of_the_bundle(
+    browser: Browser, make_page: Callable[..., Path], tmp_path: Path
+) -> None:
+    thresholds = {"temperature": 1.0, "unknown": 0.7872, "precision_asked": 0.95}
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "red.png")
+    with served(make_page(thresholds=thresholds)) as address, visit(browser, address) as seen:
+        assert (seen.text("#limit"), seen.page.locator("#threshold").input_value()) == ("78.7 %", "79")
+        assert "Named from 78.7 % on, chosen on validation images for at least 95.0 % right answers." in seen.text(
+            "#meaning"
+        )
+        seen.choose(tmp_path / "red.png")  # exp(2) / (exp(2) + 2) is 78.70 %: just below
+        seen.page.locator("#label", has_text="Not sure").wait_for()
+        seen.page.locator("#threshold").fill("78")
+        assert (seen.text("#limit"), seen.text("#label")) == ("78 %", "red")
+    with served(make_page(thresholds={"unknown": 0.99999})) as address, visit(browser, address) as seen:
+        assert seen.text("#limit") == "99.999 %"
+    with served(make_page()) as address, visit(browser, address) as seen:
+        assert (seen.text("#limit"), "Named from" in seen.text("#meaning")) == ("50 %", False)
+
+
 def test_hostile_names_are_only_text(browser: Browser, make_page: Callable[..., Path], tmp_path: Path) -> None:
     page = make_page(labels=HOSTILE, name='<img src=x onerror="alert(2)">')
     files = [tmp_path / name for name in ("<img src=x onerror=alert(3)>.png", "=1+1;$(id) ‮gnp.png", "-rf.png")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgewise.cli.live import Camera
 from edgewise.cli.options import Json, Quiet, say_next
 from edgewise.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from edgewise.device import Pixels
     from edgewise.live.fill import Captured
@@ -35,6 +37,7 @@ def capture(
     difference: Annotated[
         float, typer.Option(min=0, help="Gray levels by which a picture differs from those before; 0 takes all.")
     ] = 3.0,
+    camera: Camera = "640x480@30",
     headless: Annotated[bool, typer.Option("--headless", help="Show no window.")] = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -42,10 +45,12 @@ def capture(
     """Fill the folder of a class from a camera or a video; pictures that are nearly the same are passed over."""
     from edgewise.live import fill
     from edgewise.live.sources import open_source
+    from edgewise.live.wanted import parse_wanted
 
     fill.check_label(label)
-    show = _shown(f"{label}: q ends", headless, quiet or json_)
-    found = fill.capture(open_source(source), folder, label, count=count, every=every, difference=difference, show=show)
+    opened = open_source(source, parse_wanted(camera))
+    with _shown(headless, quiet or json_) as show:
+        found = fill.capture(opened, folder, label, count=count, every=every, difference=difference, show=show)
     if json_:
         facts = {
             **{"class": label, "folder": str(found.folder), "written": [path.name for path in found.written]},
@@ -67,21 +72,31 @@ def capture(
         raise typer.Exit(128 + found.signal)
 
 
-def _shown(title: str, headless: bool, quiet: bool) -> Callable[[Pixels, Captured], bool]:
-    """What is done with each frame: a window where one is wanted, and a line a second on standard error."""
-    from edgewise.live.preview import Preview
+@contextlib.contextmanager
+def _shown(headless: bool, quiet: bool) -> Iterator[Callable[[Pixels, Captured], bool]]:
+    """What is done with each frame: a window where one is wanted, and a line a second on standard error.
 
-    window = None if headless else Preview(title)
-    if window and window.problem and not quiet:
-        print(f"no window: {window.problem} (--headless asks for none)", file=sys.stderr)
+    q ends it, in the window or in the terminal.
+    """
+    from edgewise.live.window import keys, open_window, why_no_window
+
+    why = "" if headless else why_no_window()
+    if why and not quiet:
+        print(f"no window: {why}; going on headless", file=sys.stderr)
+    window = None if headless or why else open_window()
     said = time.monotonic()
+    with keys() as quit_pressed:
 
-    def show(pixels: Pixels, so_far: Captured) -> bool:
-        nonlocal said
-        told = f"{len(so_far.written)} written, {so_far.alike} alike, {so_far.frames} frames"
-        if not quiet and time.monotonic() - said >= SECOND:
-            said = time.monotonic()
-            print(told, file=sys.stderr, flush=True)
-        return window is None or window.show(pixels, told)
+        def show(pixels: Pixels, so_far: Captured) -> bool:
+            nonlocal said
+            if not quiet and time.monotonic() - said >= SECOND:
+                said = time.monotonic()
+                told = f"{len(so_far.written)} written, {so_far.alike} alike, {so_far.frames} frames"
+                print(told, file=sys.stderr, flush=True)
+            return (window is None or window.show(pixels)) and not quit_pressed()
 
-    return show
+        try:
+            yield show
+        finally:
+            if window:
+                window.close()

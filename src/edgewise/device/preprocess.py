@@ -21,20 +21,17 @@ Normalisation is not here: it is inside the exported graph.
 """
 
 import os
-from typing import Any, Tuple
+import struct
+import sys
+from typing import Any, Optional, Tuple
 
 import numpy as np
 
-from edgewise.device.decode import MAX_PIXELS, BadImage, decode, luma
+from edgewise.device.decode import MAX_PIXELS, PNG_START, BadImage, decode, luma
 from edgewise.device.resample import RESAMPLE, resample
 
-try:
-    from PIL import Image, ImageOps
-
-    HAS_PILLOW = True
-except ImportError:  # a board without it
-    HAS_PILLOW = False
-
+HAS_PILLOW = None  # type: Optional[bool]  # None until a picture needs it: importing it takes longer than a small one
+SMALL_PIXELS = 128 * 128  # up to so many, a picture is not worth the import
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # MPO too: Pillow's JPEG reader opens it
 FITS = ("squash", "crop", "pad")
 
@@ -47,10 +44,45 @@ __all__ = [
     "fit_image",
     "load_pixels",
     "open_image",
+    "open_small",
     "prepare",
     "softmax",
     "to_mode",
 ]
+
+
+def pillow() -> Any:
+    """Pillow's Image and ImageOps, imported when a picture first needs them; None on a board without it."""
+    global HAS_PILLOW
+    if HAS_PILLOW is not False:
+        try:
+            from PIL import Image, ImageOps
+
+            HAS_PILLOW = True
+            return Image, ImageOps
+        except ImportError:
+            HAS_PILLOW = False
+    return None
+
+
+def open_small(path: str) -> Any:
+    """A small PNG file as `decode` gives it, without Pillow; None for what Pillow is to decode.
+
+    That is all other files, damaged ones, those with texts, in which an orientation may stand, and every file once
+    Pillow is imported anyway. The pixels are the same.
+    """
+    if "PIL.Image" in sys.modules or not os.path.isfile(path) or os.path.getsize(path) > 8 * SMALL_PIXELS:
+        return None
+    data = _content(path)
+    if not data.startswith(PNG_START) or len(data) < 24 or any(name in data for name in (b"iTXt", b"tEXt", b"zTXt")):
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    if width * height > SMALL_PIXELS:
+        return None
+    try:
+        return decode(data)
+    except BadImage:
+        return None
 
 
 def open_image(source: Any) -> Any:
@@ -72,8 +104,10 @@ def open_image(source: Any) -> Any:
                 raise BadImage("not a regular file")
             if os.path.getsize(source) == 0:
                 raise BadImage("0 bytes")
-        if not HAS_PILLOW:
+        known = pillow()
+        if known is None:
             return decode(_content(source))
+        Image, ImageOps = known
         with Image.open(source, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -101,7 +135,7 @@ def _content(source: Any) -> bytes:
         return stream.read()
 
 
-def to_mode(image: "Image.Image", channels: int) -> "Image.Image":
+def to_mode(image: Any, channels: int) -> Any:
     """Convert a decoded image to 8-bit RGB (channels=3) or gray (channels=1)."""
     if image.mode.startswith("I;16"):
         image = _gray(np.asarray(image).astype(np.uint16) / 256.0)
@@ -113,6 +147,7 @@ def to_mode(image: "Image.Image", channels: int) -> "Image.Image":
         image = _gray(values * 255.0 if values.max(initial=0.0) <= 1.0 else values)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
+        Image = pillow()[0]
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     if image.mode not in ("RGB", "L"):
@@ -183,9 +218,9 @@ def _resize(image: Any, height: int, width: int, interpolation: str, box: Tuple[
     return image.resize((width, height), RESAMPLE[interpolation], box=box)
 
 
-def _gray(values: Any) -> "Image.Image":
+def _gray(values: Any) -> Any:
     """An 8-bit gray image of an array; fractions are cut off, values outside 0..255 limited to it."""
-    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    return pillow()[0].fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def prepare(
@@ -201,8 +236,10 @@ def prepare(
     """
     if isinstance(image, np.ndarray):
         image = _to_channels(image, channels)
-        if HAS_PILLOW:  # the same pixels in a fraction of the time
-            image = Image.fromarray(image)
+        small = max(image.shape[0] * image.shape[1], height * width) <= SMALL_PIXELS
+        known = None if small and "PIL.Image" not in sys.modules else pillow()
+        if known is not None:  # the same pixels in a fraction of the time
+            image = known[0].fromarray(image)
     else:
         image = to_mode(image, channels)
     return fit_image(image, height, width, fit, interpolation).reshape(height, width, channels)

@@ -134,9 +134,10 @@ class Decider:
             return None, max(shares)
         return known.label, shares[self.labels.index(known.label)]
 
-    def forget(self, track: int) -> None:
-        """Drop what is known of a track that has ended, so that its number can be used again."""
-        self._tracks.pop(track, None)
+    def forget(self, track: int | None = None) -> None:
+        """Drop what is known of a track that has ended, so that its number can be used again; of all with None."""
+        for one in list(self._tracks) if track is None else [track]:
+            self._tracks.pop(one, None)
 
     def smoothed(self, track: int = 0) -> tuple[float, ...]:
         """The probabilities that the last answer for a track was made of; () for a track that is not known."""

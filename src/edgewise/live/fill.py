@@ -62,13 +62,12 @@ def capture(
         ConfigError: Q13, the class cannot be the name of a folder.
         UnavailableError: Q10, Q11, the folder cannot be written; or the source's own, if it gave not one frame.
     """
-    check_label(label)
-    place = folder / label
-    make_folder(place)
-    so_far = Captured(place)
+    so_far = Captured(folder / label)
     looks = Looks(difference)
-    stem, last = f"{stamp()}-{label}" if label.isascii() else stamp(), -float("inf")
+    stem, last = stamp(), -float("inf")
     try:
+        check_label(label)
+        make_folder(so_far.folder)
         with deferred() as signalled:
             while not so_far.ended:
                 pixels = source.read()
@@ -81,7 +80,7 @@ def capture(
                     so_far.too_soon += 1
                 elif looks.is_new(pixels):
                     number = len(so_far.written) + 1
-                    so_far.written.append(write_new(place, f"{stem}-{number:05}", ".png", png(pixels)))
+                    so_far.written.append(write_new(so_far.folder, f"{stem}-{number:05}", ".png", png(pixels)))
                     looks.remember(pixels)
                     last = now
                 else:

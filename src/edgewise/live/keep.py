@@ -10,6 +10,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from edgewise.device import Pixels
@@ -25,7 +26,9 @@ def stamp() -> str:
 def png(pixels: Pixels) -> bytes:
     """A picture, uint8 (height, width, 3) RGB, as a PNG file: the pixels as they are."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)  # 6 takes four times as long for a tenth less
+    Image.fromarray(np.ascontiguousarray(pixels)).save(
+        stream, "PNG", compress_level=1
+    )  # 6 takes four times as long for a tenth less
     return stream.getvalue()
 
 
@@ -91,18 +94,23 @@ def _named(temporary: Path, folder: Path, stem: str, suffix: str, data: bytes) -
     while True:
         path = folder / (f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}")
         try:
-            os.link(temporary, path)
+            _name(temporary, path, data)
         except FileExistsError:
             number += 1
-        except OSError as problem:
-            if problem.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            return _created(path, data)  # a file system without links, as on a memory card
         else:
             return path
 
 
-def _created(path: Path, data: bytes) -> Path:
+def _name(temporary: Path, path: Path, data: bytes) -> None:
+    try:
+        os.link(temporary, path)
+    except OSError as problem:
+        if problem.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        _create(path, data)  # a file system without links, as on a memory card
+
+
+def _create(path: Path, data: bytes) -> None:
     with path.open("xb") as stream:
         try:
             stream.write(data)
@@ -111,7 +119,6 @@ def _created(path: Path, data: bytes) -> Path:
         except OSError:
             path.unlink()
             raise
-    return path
 
 
 def _unwritable(folder: Path, problem: OSError, needed: int = 0) -> UnavailableError:

@@ -25,14 +25,16 @@ from typing import Any
 
 import numpy as np
 
-from edgewise.device import Pixels
 from edgewise.errors import ConfigError, UnavailableError
-from edgewise.live.base import Box, Frame, Seen, View
+from edgewise.live.base import Frame, Seen, View
+from edgewise.live.classify import cut
 from edgewise.live.keep import make_folder, new_folder, png, stamp, write_new
 from edgewise.live.looks import DIFFERENCE, Looks
 from edgewise.report.files import write_rows
 
 UNSORTED, FRAMES = "unsorted", "frames"
+LEAST_SIDE = 8
+"""Smaller pictures, in pixels, are not kept: nobody could label them."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class UncertainSaver:
 
     def _keep(self, frame: Frame, seen: Seen) -> Path | None:
         crop = cut(frame.pixels, seen.box)
-        if self._stopped or not crop.size:
+        if self._stopped or min(crop.shape[:2]) < LEAST_SIDE:
             return None
         if not self._looks.is_new(crop):
             self._alike += 1
@@ -173,14 +175,6 @@ class UncertainSaver:
             **{key: round(getattr(seen.box, key), 1) for key in ("left", "top", "width", "height")},
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-
-
-def cut(pixels: Pixels, box: Box) -> Pixels:
-    """The part of a frame inside a box, in whole pixels and inside the frame; empty where they do not meet."""
-    height, width = pixels.shape[:2]
-    left, right = (min(max(round(side), 0), width) for side in (box.left, box.left + box.width))
-    top, bottom = (min(max(round(side), 0), height) for side in (box.top, box.top + box.height))
-    return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 
 def _check_names(folder: Path, labels: Sequence[str]) -> None:

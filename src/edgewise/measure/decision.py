@@ -34,11 +34,12 @@ from edgewise.results import Answered, Decision
 RISK = 0.05
 """How often at most, over validation sets, a threshold is chosen whose true precision is below the one asked for."""
 
-ROOM = 2
-"""Wrong answers that the first test still forgives, where there are images enough: with none, luck would decide."""
+ROOM, FIRST = 4, 0.2
+"""The first test forgives up to so many wrong answers, as long as it needs no more than this share of the images: with
+room for none luck decides whether it passes, and a test of too many answers misses the nets that are sure of few."""
 
-_GROWTH = 1.1
-"""From test to test the number of forgiven errors grows by a tenth, and by one at least."""
+_GROWTH = 1.05
+"""From test to test the number of forgiven errors grows by this factor, and by one at least."""
 
 Confidences = NDArray[np.float32]
 Verdicts = NDArray[np.bool_]
@@ -96,8 +97,8 @@ def choose(answers: Answers, asked: float, risk: float = RISK) -> tuple[float | 
         if tail(int(wrong[last - 1]), last, 1 - asked) > risk:
             if chosen is None:
                 return None, (
-                    f"no threshold: of the {last} surest answers to validation images {int(wrong[last - 1])} are wrong, "
-                    f"which does not show {asked:.1%}"
+                    f"no threshold: of the {last} surest answers to validation images {int(wrong[last - 1])} are "
+                    f"wrong, which does not show {asked:.1%}"
                 )
             break
         chosen = _between(sure[last - 1], sure[last]) if last < count else 0.0
@@ -106,7 +107,7 @@ def choose(answers: Answers, asked: float, risk: float = RISK) -> tuple[float | 
 
 def answered(answers: Answers, threshold: float) -> Answered:
     """How many images are answered at a threshold and how many of the answers are right, with Wilson's intervals."""
-    given = answers.confidence >= threshold
+    given = answers.confidence.astype(np.float64) >= threshold  # in float32 the threshold would be rounded
     count = int(given.sum())
     right = int(answers.right[given].sum())
     return Answered(wilson(count, len(given)), wilson(right, count) if count else None)
@@ -143,7 +144,7 @@ def tail(errors: int, count: int, rate: float) -> float:
 
 def _ranks(count: int, asked: float, risk: float) -> Iterator[int]:
     """Numbers of surest answers that are tested, growing, the last `count`; each is the least for its errors."""
-    errors = next(room for room in range(ROOM, -1, -1) if room == 0 or enough(room, asked, risk) <= count)
+    errors = next(room for room in range(ROOM, -1, -1) if room == 0 or enough(room, asked, risk) <= FIRST * count)
     rank = enough(errors, asked, risk)
     while rank < count:
         yield rank
