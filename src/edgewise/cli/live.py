@@ -56,4 +56,5 @@ def live(
         camera=camera,
         json_lines=json_ or headless,
     )
-    say_next(json_ or headless, *run_session(session))
+    ending = run_session(session)
+    say_next(ending.json_lines, *ending.words)

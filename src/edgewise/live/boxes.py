@@ -14,7 +14,7 @@ def iou(one: Box, other: Box) -> float:
     if width <= 0 or height <= 0:
         return 0.0
     both = width * height
-    return both / (one.width * one.height + other.width * other.height - both)
+    return min(1.0, both / (one.width * one.height + other.width * other.height - both))
 
 
 def pair(ones: Sequence[Box], others: Sequence[Box], least: float) -> list[tuple[int, int]]:

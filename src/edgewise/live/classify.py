@@ -21,6 +21,7 @@ class Classifier:
     """A verified bundle, loaded. `facts` are those of `edgewise.device.check.check_bundle`."""
 
     name: str
+    format: str
     labels: tuple[str, ...]
     spec: InputSpec
     session: Session
@@ -60,6 +61,7 @@ def open_classifier(folder: Path, threads: int = 1) -> Classifier:
     manifest = verify_bundle(folder)
     return Classifier(
         name=manifest.name,
+        format=manifest.format,
         labels=tuple(manifest.labels),
         spec=manifest.input,
         session=RUNTIMES[manifest.format].load(folder / manifest.model_file, threads),

@@ -54,10 +54,10 @@ class Cascade:
         found, neighbours = self._classifier.detectMultiScale2(
             cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), scaleFactor=STEP, minNeighbors=NEIGHBOURS, minSize=(least, least)
         )
-        boxes = [
-            Box(*(float(value) / scale for value in box), score=float(count))
-            for box, count in zip(found, neighbours, strict=True)
-        ]
+        boxes = []
+        for box, count in zip(found, neighbours, strict=True):
+            left, top, width, height = (float(value) / scale for value in box)
+            boxes.append(Box(left, top, width, height, float(count)))
         return sorted(boxes, key=lambda box: -box.score)
 
 
@@ -76,8 +76,10 @@ class YuNet:
         small, scale = shrink(pixels, self._width)
         self._net.setInputSize((small.shape[1], small.shape[0]))
         _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        rows = [] if found is None else found.tolist()
-        boxes = [Box(*(value / scale for value in row[:4]), score=row[-1]) for row in rows]
+        boxes = []
+        for row in [] if found is None else found.tolist():
+            left, top, width, height = (value / scale for value in row[:4])
+            boxes.append(Box(left, top, width, height, row[-1]))
         return sorted(boxes, key=lambda box: -box.score)
 
 
@@ -100,8 +102,8 @@ def open_cascade(kind: str, what: str, width: int) -> Detector:
     try:
         classifier = cv2.CascadeClassifier(str(path))
         refused = "it has no cascade in it" if classifier.empty() else ""
-    except cv2.error as problem:
-        refused = str(problem).strip().splitlines()[0]
+    except (cv2.error, SystemError) as problem:  # OpenCV's constructors wrap their own errors so
+        refused = str(problem.__cause__ or problem).strip().splitlines()[0]
     if refused:
         raise UntrustedError("not a cascade of OpenCV", code="L13", where={"file": path}, why=refused)
     shown = f"{kind}:{path} sha256 {sha256(path.read_bytes())}" if what else kind

@@ -1,4 +1,4 @@
-"""A camera that does what no camera here can be made to do: it stalls, freezes, goes black, is unplugged and comes back.
+"""A camera that does what none can be made to do: it stalls, freezes, goes black, is unplugged and comes back.
 
 It lets the loop be tested, and a page that shows it, without a camera; see `edgewise.device.fake` for the runtime.
 
@@ -29,9 +29,9 @@ Kind = Literal["moving", "frozen", "black", "stall", "lost", "absent", "yuv", "g
 class Act:
     """What the camera does next.
 
-    `moving`, `frozen`, `black`, `gray` (one channel) and `yuv` (raw YUYV, which is refused) give `frames` frames. `stall`
-    gives nothing for `seconds`. `lost` ends the stream once: it must be opened again; `absent` refuses that `frames`
-    times.
+    `moving`, `frozen`, `black`, `gray` (one channel) and `yuv` (raw YUYV, which is refused) give `frames` frames.
+    `stall` gives nothing for `seconds`. `lost` ends the stream once: it must be opened again; `absent` refuses that
+    `frames` times.
     """
 
     kind: Kind

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shlex
 import signal
 import subprocess
 import tempfile
 import threading
+import time
 from typing import IO
 
 import numpy as np
@@ -33,6 +35,7 @@ class ChildSource:
         self._row = (3 * wanted.width + 3) // 4 * 4  # GStreamer pads rows of RGB to four bytes
         self._closing = threading.Lock()
         self._closed = False
+        self._ahead: Pixels | None = None
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._child = subprocess.Popen(
             ["gst-launch-1.0", "-q", *shlex.split(pipeline), *tail(wanted), "!", "fdsink", "fd=1", "sync=false"],
@@ -42,16 +45,23 @@ class ChildSource:
             start_new_session=True,  # Ctrl-C is for the loop, which then ends the child
         )
 
+    def begin(self) -> None:
+        """Wait for the first frame, which the first `read` will give."""
+        self._ahead = self.read()
+
     def read(self) -> Pixels | None:
         """The next frame; None at the end of the stream.
 
         Raises:
             UnavailableError: L07, the pipeline failed; the child's own words are in it.
         """
+        if self._ahead is not None and not self._closed:
+            first, self._ahead = self._ahead, None
+            return first
         assert self._child.stdout is not None
         height, width, _ = self._shape
         rows = np.empty((height, self._row), np.uint8)
-        left = memoryview(rows).cast("B")
+        left = rows.data.cast("B")
         while left:
             try:
                 count = self._child.stdout.readinto(left)  # type: ignore[attr-defined]
@@ -87,8 +97,14 @@ class ChildSource:
 
 
 def open_child(pipeline: str, name: str, wanted: Wanted, live: bool) -> Source:
-    """Start a pipeline as a child process."""
-    return ChildSource(pipeline, name, wanted, live)
+    """Start a pipeline as a child process, and wait for its first frame: a pipeline that cannot run says so then."""
+    source = ChildSource(pipeline, name, wanted, live)
+    try:
+        source.begin()
+    except UnavailableError:
+        source.close()
+        raise
+    return source
 
 
 def tail(wanted: Wanted) -> list[str]:
@@ -99,15 +115,20 @@ def tail(wanted: Wanted) -> list[str]:
 
 
 def end_child(child: subprocess.Popen[bytes], seconds: float = 2.0) -> None:
-    """Ask a child (and its process group) to end, and make it end."""
+    """Ask a child (and its process group) to end, and make it end.
+
+    Its pipe is emptied meanwhile: a child that waits for room in it does not hear that it shall end.
+    """
     for number in (signal.SIGINT, signal.SIGKILL):
         if child.poll() is not None:
-            break
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(seconds)
-            break
+        deadline = time.monotonic() + seconds
+        while child.poll() is None and time.monotonic() < deadline:
+            if child.stdout is not None and select.select([child.stdout], [], [], 0.02)[0]:
+                os.read(child.stdout.fileno(), 1 << 20)
+    child.wait()
 
 
 def pipeline_failed(name: str, why: str) -> UnavailableError:

@@ -87,7 +87,7 @@ class Profile:
         self._counts = dict.fromkeys(STAGES, 0)
         self._frames = self._dropped = self._detections = self._seen = 0
         self._start: float | None = None
-        self._cpu_start = self._end = 0.0
+        self._cpu_start = self._cpu_end = self._end = 0.0
 
     def add(self, view: View, draw_ms: float | None = None) -> None:
         """Count a view; those without a frame are left out. The clock starts with the first frame.
@@ -98,9 +98,9 @@ class Profile:
         """
         if view.frame is None:
             return
-        self._end = self._clock()
+        self._end, self._cpu_end = self._clock(), self._cpu_clock()
         if self._start is None:  # the first frame has the warming up of everything in it
-            self._start, self._cpu_start = self._end, self._cpu_clock()
+            self._start, self._cpu_start = self._end, self._cpu_end
             return
         self._frames += 1
         self._dropped += view.dropped
@@ -133,7 +133,7 @@ class Profile:
             dropped=self._dropped,
             detections=self._detections,
             faces=self._seen / self._frames,
-            cpu=100 * (self._cpu_clock() - self._cpu_start) / wall,
+            cpu=100 * (self._cpu_end - self._cpu_start) / wall,
             idle=idle,
             bottleneck=bottleneck,
             advice=tuple(advise(bottleneck, stages, self._settings, self._frames / max(1e-9, busy))),

@@ -81,7 +81,7 @@ class Recorder:
             return 1
         if self._start is None:
             self._start = now
-        due = int((now - self._start) * self._fps) + 1
+        due = int((now - self._start) * self._fps + 1e-6) + 1
         missing = due - self._written
         if missing > GAP_S * self._fps:
             self._start += (missing - 1) / self._fps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import sys
 import time
@@ -46,8 +47,16 @@ class Session:
     json_lines: bool = False
 
 
-def run_session(asked: Session) -> list[str]:
-    """Run until the source ends, `frames` are shown, or q is pressed; returns the closing words.
+@dataclass(frozen=True)
+class Ending:
+    """The closing words, and whether standard output carried JSON lines."""
+
+    words: tuple[str, ...]
+    json_lines: bool
+
+
+def run_session(asked: Session) -> Ending:
+    """Run until the source ends, `frames` are shown, or q is pressed.
 
     Raises:
         UntrustedError: the bundle or the detector's file is refused; nothing is opened then.
@@ -66,7 +75,7 @@ def run_session(asked: Session) -> list[str]:
         detector=asked.detector,
         every=asked.every,
         detector_width=asked.detector_width,
-        format=classifier.facts["runtime"],
+        format=classifier.format,
         threads=asked.threads,
         live=source.live,
         window=not headless,
@@ -79,7 +88,7 @@ def run_session(asked: Session) -> list[str]:
         for view in views:
             if not sink.take(view) or quit_pressed():
                 break
-    return sink.last_words(profile.budget())
+    return Ending(tuple(sink.last_words(profile.budget())), sink.lines)
 
 
 class _Sink:
@@ -89,7 +98,7 @@ class _Sink:
         self._asked = asked
         self._recorder = recorder
         self._profile = profile
-        self._lines = asked.json_lines or headless
+        self.lines = asked.json_lines or headless
         self._window: Window | None = None if headless else open_window()
         self._size = 640, 480
         self._note = ""
@@ -108,8 +117,8 @@ class _Sink:
                 goes_on = self._window.show(picture)
             draw_ms = (time.perf_counter() - started) * 1e3
         self._profile.add(view, draw_ms)
-        if self._lines:
-            print(json.dumps(line(view, self._asked.smooth), ensure_ascii=False), flush=True)
+        if self.lines and not _put(line(view, self._asked.smooth)):
+            return False
         if view.note != self._note:
             self._note = view.note
             _say(f"{view.state}: {view.note}" if view.note else "live again")
@@ -128,8 +137,8 @@ class _Sink:
         """The profile and the next command to try."""
         if budget is None:
             return ["no frames were shown"]
-        if self._lines and self._asked.profile:
-            print(json.dumps({"profile": asdict(budget)}, ensure_ascii=False), flush=True)
+        if self.lines and self._asked.profile:
+            _put({"profile": asdict(budget)})
         words = lines(budget) if self._asked.profile else [f"{budget.frames + 1} frames, {budget.fps:.1f} a second"]
         command = f"edgewise live {shlex.quote(str(self._asked.bundle))} --source {shlex.quote(self._asked.source)}"
         return [*words, f"next: {command} " + ("--record out.mp4" if self._asked.profile else "--profile")]
@@ -180,8 +189,15 @@ def _generator(views: Iterator[View]) -> Any:
     return views
 
 
+def _put(row: dict[str, Any]) -> bool:
+    """Write a JSON line to standard output; False when nobody reads it any more."""
+    try:
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
 def _say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
-
-
-__all__ = ["Session", "line", "run_session"]
