@@ -20,7 +20,7 @@ from edgewise.live.base import Box, Frame, Seen, View
 from edgewise.live.fake import Act, FakeSource
 from edgewise.serve.answers import answer, open_bundles
 from edgewise.serve.limits import Limits
-from edgewise.serve.source import Asked
+from edgewise.serve.source import Asked, Looking
 from tests.serve.serving import Closed, Running, Socket, serving, wait_until
 from tests.web.conftest import COLOURS
 
@@ -32,7 +32,7 @@ def watching(
     monkeypatch: pytest.MonkeyPatch, views: Generator[View], *bundles: Path, limits: Limits = HASTY
 ) -> Iterator[Running]:
     """A server whose loop yields these views."""
-    monkeypatch.setattr("edgewise.serve.server.open_views", lambda asked, opened: views)
+    monkeypatch.setattr("edgewise.serve.server.open_views", lambda asked, _: Looking(asked.source, views))
     with serving(*bundles, live=Asked("usb:0"), limits=limits) as running:
         yield running
 
@@ -242,6 +242,17 @@ def test_the_real_loop_survives_a_camera_that_is_unplugged(monkeypatch: pytest.M
             if states[-1:] != [facts["state"]]:
                 states.append(facts["state"])
     assert camera.closed
+
+
+def test_the_password_of_a_network_camera_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    asked = Asked("rtsp://admin:hunter2@127.0.0.1:9/x")
+    monkeypatch.setattr("edgewise.serve.source.open_source", lambda *_: FakeSource((Act("moving", 10_000),), fps=20))
+    with serving(tiny, live=asked) as running, page(running) as link:
+        wait_until(lambda: link.next()[0]["state"] == "live")
+        assert running.ask("/v1/model").json()["source"] == "fake"
+        for path in ("/v1/model", "/metrics", "/healthz", "/v1/openapi.json"):
+            assert b"hunter2" not in running.ask(path).body
+        assert "hunter2" not in "".join(running.lines)
 
 
 def test_no_thread_and_no_port_are_left(tiny: Path, wide: Path) -> None:

@@ -44,7 +44,8 @@ app.add_typer(toolchain_app, name="toolchain")
 
 _COMMANDS = (
     *(run, train, export, web, bench),
-    *(capture, live, serve),
+    *(live, capture),
+    serve,
     *(explain, models, profile, compare),
     *(verify, pack, unpack, doctor),
 )

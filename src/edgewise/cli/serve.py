@@ -63,7 +63,7 @@ def serve(
 
     asked = Asked(source, detector, every, smooth=smooth, camera=camera) if source else None
     options = Options(tuple(bundles), host, port, token, tuple(name or ()), threads, asked)
-    ready = make_ready(options, Log(_on_stderr if log else _nowhere, _on_stderr))
+    ready = make_ready(options, Log(_on_stderr if log else _nowhere, _failed))
     if json_:
         print(json.dumps(_facts(ready), indent=1, ensure_ascii=False), flush=True)
     say_next(json_, *_words(ready))
@@ -115,6 +115,12 @@ def _opened(url: str) -> bool:
 
 def _nowhere(_: str) -> None:
     pass
+
+
+def _failed(text: str) -> None:
+    """What a request failed at; the traceback only for those who asked for it."""
+    first, _, rest = text.partition("\n")
+    _on_stderr(text if "--debug" in sys.argv else f"{first} {rest.rstrip().rpartition(chr(10))[2]}")
 
 
 def _on_stderr(line: str) -> None:

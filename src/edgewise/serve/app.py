@@ -48,7 +48,7 @@ SEND_S = 10.0
 
 @dataclass(frozen=True)
 class Parts:
-    """What the routes are made of. `source` is the text of `--source`, "" for none."""
+    """What the routes are made of."""
 
     bundles: list[Opened]
     limits: Limits
@@ -56,7 +56,6 @@ class Parts:
     intake: Intake
     worker: ThreadPoolExecutor
     watch: Watch | None = None
-    source: str = ""
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -93,7 +92,7 @@ def model_facts(parts: Parts) -> dict[str, Any]:
     return {
         "edgewise": metadata.version("edgewise"),
         "models": [opened.facts() for opened in parts.bundles],
-        "source": parts.source or None,
+        "source": parts.watch.name if parts.watch else None,
         "limits": {
             "upload_bytes": parts.limits.upload_bytes,
             "pixels": parts.limits.pixels,

@@ -98,7 +98,6 @@ def make_ready(options: Options, log: Log | None = None) -> Ready:
             Intake(options.limits),
             ThreadPoolExecutor(1, "edgewise-classify"),
             watch,
-            options.live.source if options.live else "",
         )
         app = build(parts, access, log or Log(_nowhere, _nowhere))
         server = uvicorn.Server(_config(app, options.limits))
@@ -119,7 +118,8 @@ def open_watch(options: Options, metrics: Metrics) -> Watch | None:
     if options.live is None:
         return None
     bundles = open_bundles(options.bundles, options.threads)
-    return Watch(open_views(options.live, bundles[0]), bundles, options.limits, metrics)
+    looking = open_views(options.live, bundles[0])
+    return Watch(looking.name, looking.views, bundles, options.limits, metrics)
 
 
 def _config(app: object, limits: Limits) -> uvicorn.Config:

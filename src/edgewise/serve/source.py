@@ -34,8 +34,17 @@ class Asked:
     camera: str = "640x480@30"
 
 
-def open_views(asked: Asked, opened: Opened) -> Generator[View]:
-    """Open source and detector, and hand out the loop; nothing runs until it is iterated, which closes the source.
+@dataclass(frozen=True)
+class Looking:
+    """An opened source: its name, which hides what the user's words may hold (the password of a network camera), and
+    the loop, which runs when it is iterated and gives the source back when it is closed."""
+
+    name: str
+    views: Generator[View]
+
+
+def open_views(asked: Asked, opened: Opened) -> Looking:
+    """Open source and detector.
 
     Raises:
         ConfigError, UnavailableError, DataError, UntrustedError: as `open_source` and `open_detector` say.
@@ -51,7 +60,7 @@ def open_views(asked: Asked, opened: Opened) -> Generator[View]:
         decide=Decider(opened.manifest.labels, steady(opened.manifest)),
         reopen=lambda: _paced(open_source(asked.source, wanted)),
     )
-    return cast("Generator[View]", views)  # the loop is a generator, and has to be closed to give the source back
+    return Looking(source.name, cast("Generator[View]", views))  # the loop is a generator, and has to be closed
 
 
 def _paced(source: Source) -> Source:

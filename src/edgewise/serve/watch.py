@@ -49,6 +49,7 @@ class Watch:
     """Runs the loop from `start` to `stop`.
 
     Args:
+        name: of the source.
         views: what the loop yields; iterated, and closed, in the thread.
         bundles: of which the thread may use the models; the first one's answers are in the views, the second is asked
             here.
@@ -56,7 +57,8 @@ class Watch:
         metrics: told of the stages.
     """
 
-    def __init__(self, views: Generator[View], bundles: Sequence[Opened], limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, name: str, views: Generator[View], bundles: Sequence[Opened], limits: Limits, metrics: Metrics) -> None:
+        self.name = name
         self._views, self._bundles = views, bundles
         self._limits, self._metrics = limits, metrics
         self._thread = threading.Thread(target=self._run, name="edgewise-live", daemon=True)
