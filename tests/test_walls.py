@@ -29,6 +29,8 @@ RING = [
     "device",
     "measure",
     "report",
+    "live",
+    "serve",
 ]
 HOST_ONLY = ("torch", "torchvision", "timm", "torch_pruning", "sklearn", "onnx", "safetensors")
 

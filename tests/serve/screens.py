@@ -2,7 +2,7 @@
 
     python -m tests.serve.screens BUNDLE BUNDLE2 docs/img
 
-The bundles are two of `make demo` (handwritten digits); the live picture is the photograph of `edgewise.live.testing` with
+The bundles are two of `make demo` (handwritten digits); the live picture is that of `edgewise.live.testing` with
 the tests' bundle of three colours on each face.
 """
 

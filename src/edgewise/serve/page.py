@@ -14,6 +14,7 @@ FILES: dict[str, tuple[str, str]] = {
     "/serve.js": ("serve.js", "text/javascript; charset=utf-8"),
     "/answers.js": ("answers.js", "text/javascript; charset=utf-8"),
     "/live.js": ("live.js", "text/javascript; charset=utf-8"),
+    "/parts.js": ("parts.js", "text/javascript; charset=utf-8"),
     "/camera.js": ("camera.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }

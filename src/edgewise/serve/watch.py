@@ -57,7 +57,9 @@ class Watch:
         metrics: told of the stages.
     """
 
-    def __init__(self, name: str, views: Generator[View], bundles: Sequence[Opened], limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, views: Generator[View], bundles: Sequence[Opened], limits: Limits, metrics: Metrics
+    ) -> None:
         self.name = name
         self._views, self._bundles = views, bundles
         self._limits, self._metrics = limits, metrics

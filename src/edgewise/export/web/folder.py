@@ -39,7 +39,7 @@ from edgewise.serve.page import FOLDER
 KIND, FORMAT_VERSION = "edgewise-web", 1
 FACTS = "web.json"
 _PAGE = Path(__file__).parent / "page"
-_SHARED = ("style.css", "camera.js", "icon.svg")
+_SHARED = ("style.css", "camera.js", "parts.js", "icon.svg")
 """Parts of the page that `edgewise serve` shows too."""
 
 

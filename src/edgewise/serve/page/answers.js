@@ -1,17 +1,11 @@
 // What the bundles say: one block each, a threshold for all, the table of times. Texts go in as text, never as markup.
 
+import { element, percent } from "./parts.js";
+
 const WINDOW = 60; // pictures that the times are the median of
 
 const at = (id) => document.getElementById(id);
-export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 export const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(2) : ms.toFixed(1)} ms`;
-
-export function element(name, text = "", className = "") {
-  const made = document.createElement(name);
-  made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
 
 /** The threshold as a share. */
 export const threshold = () => Number(at("threshold").value) / 100;

@@ -1,6 +1,7 @@
 // The server's own camera: asked for view by view, so that a slow page skips frames instead of falling behind.
 
-import { named, percent } from "./answers.js";
+import { named } from "./answers.js";
+import { percent } from "./parts.js";
 
 const SILENCE_MS = 3000; // the server says something twice a second; after so long it counts as gone
 

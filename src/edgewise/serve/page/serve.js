@@ -1,18 +1,18 @@
 // The page: pictures and camera frames go to the server, what comes back is shown for as long as it is true.
 
-import { Answers, Times, element, milliseconds, named } from "./answers.js";
+import { Answers, Times, milliseconds, named } from "./answers.js";
 import { Camera, WORDS } from "./camera.js";
 import { Watcher } from "./live.js";
+import { Steady, element, listCameras, listenForFiles, say } from "./parts.js";
 
 const FPS_MS = 2000;
-const STEADY_MS = 1000; // a camera label is read out when it has stayed so long
 const PICTURES = 24; // pictures that are kept in the row
 const FRAME_QUALITY = 0.92;
 
 const at = (id) => document.getElementById(id);
 const camera = new Camera(at("video"), cameraIs);
 const watcher = new Watcher(at("live"), watched);
-const steady = { label: "", since: 0, said: "" };
+const steady = new Steady();
 const seen = []; // moments of the last frames
 let facts = null;
 let answers = null;
@@ -60,16 +60,7 @@ function described({ labels, precision, scheme, model_bytes: bytes, runtime, inp
 // --- Pictures -----------------------------------------------------------------------------------------------------
 
 function listen() {
-  at("files").addEventListener("change", ({ target }) => {
-    const files = [...target.files];
-    target.value = "";
-    takeFiles(files);
-  });
-  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
-  addEventListener("dragover", () => at("view").classList.add("over"));
-  for (const name of ["dragleave", "drop"]) addEventListener(name, () => at("view").classList.remove("over"));
-  addEventListener("drop", ({ dataTransfer }) => takeFiles([...dataTransfer.files]));
-  addEventListener("paste", ({ clipboardData }) => takeFiles([...clipboardData.files]));
+  listenForFiles(takeFiles);
   at("camera").addEventListener("click", () => {
     if (camera.open || camera.state === "asking") stopAll();
     else startCamera();
@@ -191,7 +182,7 @@ async function startCamera(deviceId = "") {
   await camera.start(deviceId);
   if (mine !== turn || !camera.open) return;
   stage("video");
-  listCameras().catch(() => (at("devices").hidden = true)); // the open camera does without the list
+  listCameras(camera).catch(() => (at("devices").hidden = true)); // the open camera does without the list
   for (;;) {
     let result;
     try {
@@ -214,7 +205,7 @@ async function startCamera(deviceId = "") {
     noteTimes(result);
     showAnswers(result.results);
     countFrame();
-    sayWhenSteady();
+    steady.note(at("label-0").textContent, at("confidence-0").textContent);
   }
 }
 
@@ -236,18 +227,6 @@ function cameraIs(state) {
   if (state === "off" || state === "waiting") return;
   stage("words");
   if (!going) turn += 1;
-}
-
-async function listCameras() {
-  const found = await camera.list();
-  const options = found.map(({ deviceId, label }, i) => {
-    const option = element("option", label || `Camera ${i + 1}`);
-    option.value = deviceId;
-    return option;
-  });
-  at("device").replaceChildren(...options);
-  at("device").value = camera.deviceId;
-  at("devices").hidden = found.length < 2;
 }
 
 // --- The server's source ------------------------------------------------------------------------------------------
@@ -290,7 +269,7 @@ function watched(view) {
   at("dropped").textContent = String(view.dropped);
   if (view.seen.length) {
     showAnswers(view.seen[0].results);
-    sayWhenSteady();
+    steady.note(at("label-0").textContent, at("confidence-0").textContent);
   } else clearAnswers();
 }
 
@@ -313,7 +292,7 @@ function showAnswers(results) {
 
 function clearAnswers() {
   shown = false;
-  Object.assign(steady, { label: "", since: 0, said: "" });
+  steady.forget();
   answers?.clear();
 }
 
@@ -322,20 +301,6 @@ function clearResult() {
   seen.length = 0;
   at("fps").textContent = "–";
   at("gallery").querySelector("[aria-current]")?.removeAttribute("aria-current");
-}
-
-/** Read out the label of a camera when it has not changed for a while, and only once. */
-function sayWhenSteady() {
-  const now = performance.now();
-  const label = at("label-0").textContent;
-  if (label !== steady.label) Object.assign(steady, { label, since: now });
-  if (now - steady.since < STEADY_MS || steady.said === label) return;
-  steady.said = label;
-  say(label, at("confidence-0").textContent);
-}
-
-function say(...words) {
-  at("announce").textContent = words.join(", ");
 }
 
 function noteTimes({ ms, results, encode, whole }) {
