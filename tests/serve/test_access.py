@@ -121,6 +121,8 @@ def test_tokens_are_random_and_given_ones_have_to_be_long() -> None:
     one, other = new_access(1, "127.0.0.1"), new_access(1, "127.0.0.1")
     assert len({one.token, one.session, other.token, other.session}) == 4
     assert len(one.token) >= 43
+    assert one.token not in repr(one)
+    assert one.session not in repr(one)
     for bad in ("short", "a token with blanks in it", "1234567890123456&"):
         with pytest.raises(ConfigError, match="will not do") as caught:
             new_access(1, "127.0.0.1", bad)

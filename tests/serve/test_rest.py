@@ -241,6 +241,13 @@ def test_the_model_is_told(both: Running, tiny: Path) -> None:
     assert facts["source"] is None
 
 
+def test_two_bundles_of_one_name_are_told_apart(tiny: Path, pictures: dict[str, Path]) -> None:
+    with serving(tiny, tiny) as running:
+        results = running.classify(pictures["red"]).json()["results"]
+        assert [result["bundle"] for result in results] == ["tiny", "tiny (2)"]
+        assert results[0]["top"] == results[1]["top"]
+
+
 def figures(running: Running) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     text = running.ask("/metrics").body.decode()
     return {

@@ -79,13 +79,12 @@ def _facts(ready: Ready) -> dict[str, object]:
         "address": ready.address,
         "token": ready.access.token,
         "port": ready.port,
-        "bundles": [opened.manifest.name for opened in ready.bundles],
+        "bundles": [opened.title for opened in ready.bundles],
     }
 
 
 def _words(ready: Ready) -> list[str]:
-    manifests = [opened.manifest for opened in ready.bundles]
-    names = " and ".join(f"{one.name} ({one.format} {one.precision})" for one in manifests)
+    names = " and ".join(f"{one.title} ({one.manifest.format} {one.manifest.precision})" for one in ready.bundles)
     if ready.access.addresses:
         who = [
             "warning: this server is open to the network. Whoever has the token can use it, and the connection is not",

@@ -22,7 +22,7 @@ import re
 import secrets
 import string
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qs
 
@@ -46,8 +46,8 @@ class Access:
     Host, which no name can be rebound to, for servers that are open to a network.
     """
 
-    token: str
-    session: str
+    token: str = field(repr=False)
+    session: str = field(repr=False)
     cookie: str
     hosts: frozenset[str]
     addresses: bool = False

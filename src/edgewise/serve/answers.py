@@ -30,8 +30,13 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Opened:
-    """A bundle that is served. `unknown` is the confidence below which it names no label, None where it has none."""
+    """A bundle that is served.
 
+    `title` is its name, told apart from another of the same name; `unknown` is the confidence below which it names no
+    label, None where it has none.
+    """
+
+    title: str
     folder: Path
     manifest: Manifest
     classifier: Classifier
@@ -41,7 +46,7 @@ class Opened:
         """What `GET /v1/model` says of it."""
         manifest = self.manifest
         return {
-            "name": manifest.name,
+            "name": self.title,
             "format": manifest.format,
             "precision": manifest.precision,
             "scheme": manifest.scheme,
@@ -80,13 +85,13 @@ def open_bundles(folders: Sequence[Path], threads: int) -> list[Opened]:
         raise ConfigError(
             f"{len(folders)} bundles", code="V04", why="one is served, or two side by side", fix="give one or two"
         )
-    return [_open(folder, threads) for folder in folders]
-
-
-def _open(folder: Path, threads: int) -> Opened:
-    classifier = open_classifier(folder, threads)
-    manifest = read_manifest(folder)
-    return Opened(folder, manifest, classifier, threshold_of(manifest))
+    opened: list[Opened] = []
+    for folder in folders:
+        classifier, manifest = open_classifier(folder, threads), read_manifest(folder)
+        again = any(one.title == manifest.name for one in opened)
+        title = f"{manifest.name} (2)" if again else manifest.name
+        opened.append(Opened(title, folder, manifest, classifier, threshold_of(manifest)))
+    return opened
 
 
 def open_picture(data: bytes, limits: Limits) -> Image.Image:
@@ -131,7 +136,7 @@ def told(opened: Opened, said: Answer, threshold: float | None) -> dict[str, Any
     below = said.confidence < (threshold if threshold is not None else opened.unknown or 0.0)
     order = np.argsort(-said.probabilities, kind="stable")[:TOP]
     return {
-        "bundle": opened.manifest.name,
+        "bundle": opened.title,
         "label": None if below else labels[said.best],
         "best": labels[said.best],
         "confidence": said.confidence,

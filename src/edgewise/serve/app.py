@@ -114,7 +114,7 @@ def classify(parts: Parts, data: bytes, threshold: float | None) -> dict[str, An
     said = [answer(opened, image) for opened in parts.bundles]
     parts.metrics.stages("upload", "", decoded)
     for opened, one in zip(parts.bundles, said, strict=True):
-        parts.metrics.stages("upload", opened.manifest.name, one.ms)
+        parts.metrics.stages("upload", opened.title, one.ms)
     return {
         "width": image.width,
         "height": image.height,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Limits:
     """Sizes, times and counts; the answers to what goes beyond are in `edgewise.serve.refusals`.
 
-    A picture is decoded to 3 or 4 bytes a pixel, a few times over while transparency is laid on white: 32 million
-    pixels take up to half a gigabyte for the moment, and only one picture is decoded at a time.
+    A picture is decoded to 3 or 4 bytes a pixel, a few times over while transparency is laid on white. Only one picture
+    is decoded at a time.
     """
 
     upload_bytes: int = 16 << 20

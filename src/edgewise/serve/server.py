@@ -34,7 +34,7 @@ class Options:
     bundles: tuple[Path, ...]
     host: str = "127.0.0.1"
     port: int | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     names: tuple[str, ...] = ()
     threads: int = 1
     live: Asked | None = None

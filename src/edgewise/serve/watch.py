@@ -186,8 +186,8 @@ class Watch:
                 pixels = view.frame.pixels
                 beside = tuple(answer(self._bundles[1], cut(pixels, seen.box)) for seen in view.seen)
                 for said in beside:
-                    self._metrics.stages("live", self._bundles[1].manifest.name, said.ms)
-            self._metrics.stages("live", self._bundles[0].manifest.name, view.stages)
+                    self._metrics.stages("live", self._bundles[1].title, said.ms)
+            self._metrics.stages("live", self._bundles[0].title, view.stages)
             self._moments.append(time.perf_counter())
             self._frames += 1
         self._dropped += view.dropped
