@@ -8,19 +8,21 @@ the tests' bundle of three colours on each face.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import skimage.data
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from sklearn.datasets import load_digits
 
-from edgewise.live.testing import frame
+from edgewise.live.testing import frames
 from edgewise.serve.source import Asked
 from tests.device.tiny import make_bundle
 from tests.serve.serving import serving
@@ -46,15 +48,20 @@ def digits(folder: Path) -> Iterator[Path]:
         yield path
 
 
+def write_film(path: Path) -> None:
+    """The test video, its first ten seconds."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (640, 480))
+    for pixels in frames(Image.fromarray(skimage.data.astronaut()), 250):
+        writer.write(np.ascontiguousarray(pixels[..., ::-1]))
+    writer.release()
+
+
 def main(first: Path, second: Path, out: Path) -> None:
     """Take both pictures."""
+    out = out.resolve()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as room:
         folder = Path(room)
-        films = folder / "films"
-        films.mkdir()
-        photograph = Image.fromarray(skimage.data.astronaut())
-        for number in range(40):
-            Image.fromarray(frame(photograph, 100 + number)).save(films / f"{number}.jpg")
+        write_film(folder / "film.avi")
         colours = make_bundle(folder / "made", name="colours")
         with chromium(playwright, folder, beside=("ws://127.0.0.1:",)) as browser:
             with serving(first, second) as running:
@@ -65,12 +72,13 @@ def main(first: Path, second: Path, out: Path) -> None:
                         seen.page.wait_for_selector(f"#gallery button[title='{path.name}'][aria-current]")
                     seen.page.wait_for_timeout(300)  # the bars move
                     take(seen.page, out / "serve-compare.png")
-            with serving(colours, live=Asked(str(films), "haar", every=1)) as running:
+            with contextlib.chdir(folder), serving(colours, live=Asked("film.avi", "haar")) as running:
                 enter = f"?token={running.token}"
                 with visit(browser, running.address, enter=enter, viewport={"width": 1120, "height": 720}) as seen:
                     seen.page.locator("#result-0:not([data-state=empty])").wait_for()
                     seen.page.locator("#threshold").fill("30")
-                    seen.page.wait_for_timeout(3500)
+                    seen.page.locator("#threshold").blur()
+                    seen.page.wait_for_timeout(3000)
                     take(seen.page, out / "serve-live.png")
 
 

@@ -275,7 +275,7 @@ def test_the_live_view_shows_the_source_and_no_signal(
         )
         assert np.abs(np.array(pixel[:3]) - COLOURS["blue"]).max() < 12
         assert float(seen.text("#fps")) > 5
-        assert seen.page.locator("#stage-rows th").all_text_contents() == ["grab", "classify"]
+        assert seen.page.locator("#stage-rows th").all_text_contents() == ["grab (beside the rest)", "classify"]
         unplugged.set()
         seen.page.wait_for_selector("html[data-live='no signal']", state="attached")
         nothing_is_claimed(seen)
@@ -367,5 +367,5 @@ def test_a_real_loop_is_shown(browser: Browser, tiny: Path, source: str) -> None
         seen.page.wait_for_selector("html[data-live=live]", state="attached")
         seen.page.locator("#result-0:not([data-state=empty])").wait_for()
         stages = seen.page.locator("#stage-rows th").all_text_contents()
-        assert stages == ["grab", "crop", "classify"]
+        assert stages == ["grab (beside the rest)", "crop", "classify"]
         assert seen.text("#watch") == f"Stop watching {source}"

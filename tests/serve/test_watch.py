@@ -148,6 +148,20 @@ def test_a_source_that_stops_is_no_signal_and_never_the_last_label(monkeypatch: 
         stop.set()
 
 
+def test_a_slow_source_is_not_sent_twice(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    def views() -> Generator[View]:
+        for number in range(3):
+            yield live(number)
+            time.sleep(1.2)
+
+    with watching(monkeypatch, views(), tiny, limits=Limits()) as running, page(running) as link:
+        got = [link.next() for _ in range(6)]
+    numbers = [facts["number"] for facts, _ in got if facts["state"] == "live"]
+    assert numbers == sorted(set(numbers))
+    assert 1 <= len(numbers) <= 3
+    assert ({"state": "same"}, b"") in got
+
+
 def test_a_slow_page_skips_frames_instead_of_falling_behind(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     def views() -> Generator[View]:
         for number in range(10_000):

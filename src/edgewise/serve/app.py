@@ -160,6 +160,7 @@ async def _live(parts: Parts, socket: WebSocket) -> None:
     """The live view: the page says `next`, and gets the newest view that it has not seen.
 
     One binary message per view: the length of the facts (4 bytes, big-endian), the facts (JSON), the picture (JPEG).
+    `state` is that of the view, or "same" when there is no newer one yet.
     """
     socket.scope["edgewise.route"] = "/v1/live"
     watch = parts.watch
@@ -187,7 +188,10 @@ async def _live(parts: Parts, socket: WebSocket) -> None:
 async def _send_view(watch: Watch, socket: WebSocket, number: int) -> int:
     """Send the newest view; its number."""
     sight = await watch.after(number, VIEW_WAIT_S)
-    facts, picture = await asyncio.get_running_loop().run_in_executor(None, watch.message, sight)
+    if sight.number == number and sight.view.state == "live":
+        facts, picture = {"state": "same"}, b""  # a sign of life; what the page shows is still the newest
+    else:
+        facts, picture = await asyncio.get_running_loop().run_in_executor(None, watch.message, sight)
     head = _json(facts)
     async with asyncio.timeout(SEND_S):
         await socket.send_bytes(struct.pack(">I", len(head)) + head + picture)

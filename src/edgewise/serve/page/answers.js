@@ -162,7 +162,7 @@ function row(stage, found, all, columns) {
   const bar = element("i");
   const sum = found.reduce((total, ms) => total + (ms ?? 0), 0);
   bar.style.setProperty("--share", all > 0 ? Math.min(1, sum / all) : 0);
-  share.append(bar);
+  if (!stage.startsWith("grab")) share.append(bar);
   const name = element("th", stage);
   name.scope = "row";
   line.append(name, ...cells, share);

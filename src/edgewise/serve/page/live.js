@@ -66,6 +66,7 @@ export class Watcher {
     }
     if (this.#socket !== socket) return;
     this.#wait();
+    if (facts.state === "same") return;
     this.#tell(facts);
     if (facts.state === "ended") this.stop();
   }

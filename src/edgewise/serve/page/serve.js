@@ -262,6 +262,7 @@ function watched(view) {
   sayWhy(view.note);
   const stages = Object.entries(view.stages).map(([stage, ms]) => {
     const beside = view.beside_ms.reduce((sum, one) => sum + (one[stage] ?? 0), 0);
+    if (stage === "grab") return ["grab (beside the rest)", ms]; // a thread of its own, which waits for the camera
     return [stage, stage === "classify" && facts.models.length > 1 ? [ms, beside] : ms];
   });
   times.add(stages, view.age_ms);
