@@ -23,10 +23,10 @@ def photograph() -> Image.Image:
     return Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
 
 
-def write_video(path: Path, count: int = FRAMES) -> None:
-    """Write the first `count` frames."""
+def write_video(path: Path, count: int = FRAMES, start: int = 0) -> None:
+    """Write `count` frames from `start` on."""
     recorder = Recorder(path, FPS, paced=False)
-    for picture in frames(photograph(), count):
+    for picture in frames(photograph(), count, start):
         recorder.add(picture, 0.0)
     recorder.close()
 

@@ -157,6 +157,19 @@ assert {"numpy", "PIL"} <= set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
+def test_the_live_room_loads_opencv_gstreamer_and_runtimes_only_when_they_are_used() -> None:
+    modules = [name for name in ring_modules() if name.startswith("edgewise.live")]
+    code = f"""
+import importlib, sys
+for name in {modules!r}: importlib.import_module(name)
+heavy = {{"cv2", "gi", "onnxruntime", "picamera2", "pydantic", "torch", "openvino"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    assert len(modules) > 15
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_onnxruntime_sends_no_usage_data(tmp_path: Path) -> None:
     """Its official builds leave a session file in the temporary folder when they do."""
     code = "import os, sys, tempfile{}; import onnxruntime; print(os.listdir(tempfile.gettempdir()))"

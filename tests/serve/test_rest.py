@@ -234,7 +234,7 @@ def test_the_model_is_told(both: Running, tiny: Path) -> None:
     facts = both.ask("/v1/model").json()
     assert [model["name"] for model in facts["models"]] == ["tiny", "wide"]
     one, other = facts["models"]
-    assert (one["temperature"], one["unknown_below"]) == (0.5, 0.6)
+    assert (one["temperature"], one["unknown_below"]) == (0.53, 0.6)
     assert (other["temperature"], other["unknown_below"]) == (None, None)
     assert one["labels"] == ["red", "green", "blue"]
     assert one["model_bytes"] == (tiny / "model.onnx").stat().st_size

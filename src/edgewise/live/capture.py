@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,7 +82,8 @@ def open_usb(text: str, wanted: Wanted) -> Source:
     number = int(text or 0)
     device = f"/dev/video{number}"
     devices.check_device(device, devices.ROOT)
-    capture = cv2.VideoCapture(number, cv2.CAP_V4L2)
+    with hushed(cv2):
+        capture = cv2.VideoCapture(number, cv2.CAP_V4L2)
     if not capture.isOpened():
         capture.release()
         raise devices.busy(device, "OpenCV cannot open it", devices.ROOT)
@@ -108,7 +110,8 @@ def open_network(url: str, wanted: Wanted) -> Source:  # noqa: ARG001 - a networ
     """
     cv2 = _cv2()
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS]
-    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits)
+    with hushed(cv2):
+        capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits)
     name = without_password(url)
     if not capture.isOpened():
         capture.release()
@@ -124,7 +127,8 @@ def open_video(path: Path) -> Source:
         UnavailableError: L06.
     """
     cv2 = _cv2()
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    with hushed(cv2):
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         capture.release()
         raise DataError(
@@ -144,6 +148,17 @@ def without_password(url: str) -> str:
     """
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+@contextlib.contextmanager
+def hushed(cv2: Any) -> Iterator[None]:
+    """Inside the block OpenCV does not write its own words to standard error: ours say what is wrong."""
+    before = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(before)
 
 
 def _unplugged(device: str, number: int) -> UnavailableError:

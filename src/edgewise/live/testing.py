@@ -63,6 +63,7 @@ def frame(photograph: Image.Image, number: int, size: tuple[int, int] = SIZE) ->
     return np.clip(lit, 0, 255).astype(np.uint8)
 
 
-def frames(photograph: Image.Image, count: int = FRAMES, size: tuple[int, int] = SIZE) -> Iterator[Pixels]:
-    """The first `count` frames."""
-    return (frame(photograph.convert("RGB"), number, size) for number in range(count))
+def frames(photograph: Image.Image, count: int = FRAMES, start: int = 0) -> Iterator[Pixels]:
+    """`count` frames from `start` on."""
+    picture = photograph.convert("RGB")
+    return (frame(picture, number) for number in range(start, start + count))
