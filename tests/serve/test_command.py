@@ -145,6 +145,18 @@ def test_a_network_is_opened_only_when_told_and_the_risk_is_said(tiny: Path) -> 
     assert "not\n         encrypted" in said
 
 
+def test_a_browser_is_opened_only_when_asked(tiny: Path, tmp_path: Path) -> None:
+    script, told = tmp_path / "browser", tmp_path / "told"
+    script.write_text(f'#!/bin/sh\necho "$1" >> "{told}"\n')
+    script.chmod(0o755)
+    with command(str(tiny), "--port", "0", BROWSER=str(script)) as (_, running):
+        assert running.ask("/healthz").status == 200
+    assert not told.exists()
+    with command(str(tiny), "--port", "0", "--browser", BROWSER=str(script)) as (_, running):
+        wait_until(lambda: told.exists() and told.read_text().endswith("\n"))
+        assert told.read_text() == f"{running.address}?token={running.token}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

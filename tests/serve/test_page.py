@@ -59,6 +59,13 @@ def test_the_token_is_gone_from_the_address_and_out_of_reach(browser: Browser, s
         (cookie,) = seen.page.context.cookies()
         assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == (f"edgewise-{server.port}", True, "Strict")
         assert cookie["value"] != server.token
+        sent: list[Any] = []
+        seen.page.on("request", sent.append)
+        seen.page.goto(f"{server.address}?token={server.token}")  # its redirect and the page's files come from here
+        seen.page.wait_for_selector("html[data-state=ready]", state="attached")
+        assert len(sent) > 8
+        assert not [request.url for request in sent if "referer" in request.all_headers()]
+        seen.asked.clear()
         seen.page.reload()
         seen.page.wait_for_selector("html[data-state=ready]", state="attached")
         assert seen.text("#name") == "tiny"
