@@ -1,11 +1,13 @@
 """`edgewise serve` under load and under bad uploads. The server is a process of its own; so are the clients.
 
-    python -m benchmarks.serve load BUNDLE PICTURE... [--clients 8] [--seconds 60]
+    python -m benchmarks.serve load BUNDLE [PICTURE...] [--clients 8] [--seconds 60]
     python -m benchmarks.serve fuzz BUNDLE [--count 1000] [--seed 0]
 
-`load`: each client posts the pictures in turn on one connection, as fast as answers come. The time of a request is the
-client's, from the first byte sent to the last one received; percentiles come with the 95 % intervals of a bootstrap
-over the seconds of the run (`edgewise.measure.intervals`).
+`load`: each client posts the pictures in turn on one connection, as fast as answers come; without pictures, eight frames
+of the test video (scikit-image's astronaut, 640 x 480, JPEG of quality 90). The time of a request is the client's, from
+the first byte sent to the last one received; percentiles come with the 95 % intervals of a bootstrap over the seconds of
+the run (`edgewise.measure.intervals`). Before and after, the same pictures go through the same functions in a bare loop,
+without a server: what the server and its clients cost on the same cores.
 
 `fuzz`: bad uploads one after the other, each on a connection of its own: pictures that are cut, flipped, spliced or lie
 in their headers, forms that keep to nothing, bodies that are not as announced. An answer of 500 or above, a connection
@@ -34,11 +36,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgewise.live.testing import frames
 from edgewise.measure.intervals import P90_RUNS, P99_RUNS, percentile_estimates
+from edgewise.serve.answers import answer, open_bundles, open_picture
+from edgewise.serve.limits import Limits
 
+BARE_S = 10.0
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM", "TIFF")
 
 
@@ -80,6 +87,26 @@ class Load:
         second = (ordered[:, 0] - ordered[0, 0]).astype(int)
         found = [ordered[second == one, 1] for one in np.unique(second)]
         return found[: len(found) // 2 * 2]
+
+
+def photographs() -> list[bytes]:
+    """Frames of the test video as JPEG files."""
+    found = []
+    for pixels in frames(Image.fromarray(skimage.data.astronaut()), 8):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "JPEG", quality=90)
+        found.append(stream.getvalue())
+    return found
+
+
+def bare(bundle: Path, pictures: Sequence[bytes], seconds: float) -> float:
+    """Pictures a second of a loop that decodes and classifies, and does nothing else."""
+    (opened,), limits = open_bundles([bundle], 1), Limits()
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        answer(opened, open_picture(pictures[done % len(pictures)], limits))
+        done += 1
+    return done / (time.perf_counter() - start)
 
 
 def load(port: int, token: str, pictures: Sequence[bytes], clients: int, seconds: float) -> Load:
@@ -308,7 +335,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     loaded = commands.add_parser("load")
     loaded.add_argument("bundle", type=Path)
-    loaded.add_argument("pictures", type=Path, nargs="+")
+    loaded.add_argument("pictures", type=Path, nargs="*")
     loaded.add_argument("--clients", type=int, default=8)
     loaded.add_argument("--seconds", type=float, default=60.0)
     fuzzed = commands.add_parser("fuzz")
@@ -318,9 +345,15 @@ def main() -> None:
     asked = parser.parse_args()
     with served(asked.bundle) as (_, port, token):
         if asked.command == "load":
-            pictures = [path.read_bytes() for path in asked.pictures]
+            pictures = [path.read_bytes() for path in asked.pictures] or photographs()
             load(port, token, pictures, asked.clients, 1.0)  # warm
-            print(*load_lines(load(port, token, pictures, asked.clients, asked.seconds), asked.clients), sep="\n")
+            alone = [bare(asked.bundle, pictures, BARE_S)]
+            found = load(port, token, pictures, asked.clients, asked.seconds)
+            alone.append(bare(asked.bundle, pictures, BARE_S))
+            print(*load_lines(found, asked.clients), sep="\n")
+            rate = len(found.answered) / found.took
+            shown = [f"{rate / one:.2f} of {one:.0f} a second" for one in alone]
+            print(f"against a bare loop before and after: {', '.join(shown)}")
         else:
             found = fuzz(port, token, asked.count, asked.seed)
             statuses, kinds = dict(sorted(found.statuses.items())), dict(sorted(found.kinds.items()))
