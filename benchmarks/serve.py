@@ -3,11 +3,11 @@
     python -m benchmarks.serve load BUNDLE [PICTURE...] [--clients 8] [--seconds 60]
     python -m benchmarks.serve fuzz BUNDLE [--count 1000] [--seed 0]
 
-`load`: each client posts the pictures in turn on one connection, as fast as answers come; without pictures, eight frames
-of the test video (scikit-image's astronaut, 640 x 480, JPEG of quality 90). The time of a request is the client's, from
-the first byte sent to the last one received; percentiles come with the 95 % intervals of a bootstrap over the seconds of
-the run (`edgewise.measure.intervals`). Before and after, the same pictures go through the same functions in a bare loop,
-without a server: what the server and its clients cost on the same cores.
+`load`: each client posts the pictures in turn on one connection, as fast as answers come; without pictures, eight
+frames of the test video (scikit-image's astronaut, 640 x 480, JPEG of quality 90). The time of a request is the
+client's, from the first byte sent to the last one received; percentiles come with the 95 % intervals of a bootstrap
+over the seconds of the run (`edgewise.measure.intervals`). Before and after, the same pictures go through the same
+functions in a bare loop, without a server: what the server and its clients cost on the same cores.
 
 `fuzz`: bad uploads one after the other, each on a connection of its own: pictures that are cut, flipped, spliced or lie
 in their headers, forms that keep to nothing, bodies that are not as announced. An answer of 500 or above, a connection
