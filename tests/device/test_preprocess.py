@@ -15,7 +15,7 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import Image, ImageOps
 
 from edgewise.device import preprocess
 from edgewise.device.preprocess import BadImage, load_pixels, open_image, prepare, softmax
@@ -79,9 +79,7 @@ def test_older_pillow_opens_sixteen_bit_gray_as_integers_to_the_same_pixels(
 ) -> None:
     wide = GRAY.astype(np.uint16) * scale
     expected = as_is(encoded(Image.fromarray(wide), "PNG"), GRAY, channels=1)
-    monkeypatch.setattr(
-        preprocess.ImageOps, "exif_transpose", lambda image: Image.fromarray(np.asarray(image, np.int32))
-    )
+    monkeypatch.setattr(ImageOps, "exif_transpose", lambda image: Image.fromarray(np.asarray(image, np.int32)))
     np.testing.assert_array_equal(as_is(encoded(Image.fromarray(wide), "PNG"), GRAY, channels=1), expected)
 
 
@@ -322,7 +320,7 @@ def test_a_pipe_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("opened")
 
-    monkeypatch.setattr(preprocess.Image, "open", refuse)
+    monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(BadImage, match="not a regular file"):
         open_image(tmp_path / "pipe.jpg")
 

@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from tiny import make_bundle
 
 from edgewise import cli
 from edgewise.live.session import Ending, Session
@@ -52,7 +54,10 @@ def test_words_become_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     cli.app(["live", "b"], standalone_mode=False)
     words = "live b --source csi:1 --detector haar --every 5 --detector-width 0 --smooth 3 --record o.mp4 --headless"
     cli.app(
-        [*words.split(), "--profile", "--frames", "9", "--threads", "2", "--camera", "320x240@15"],
+        [
+            *(*words.split(), "--profile", "--frames", "9", "--threads", "2", "--camera", "320x240@15"),
+            *("--threshold", "0.5", "--patience", "2", "--save-uncertain", "new"),
+        ],
         standalone_mode=False,
     )
     assert called == [
@@ -65,6 +70,9 @@ def test_words_become_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
             threads=2,
             camera="320x240@15",
             json_lines=True,
+            threshold=0.5,
+            patience=2,
+            save_uncertain=Path("new"),
         ),
     ]
 
@@ -86,6 +94,25 @@ def test_a_line_for_each_frame_and_the_profile_last(bundle: Path, colours: Path)
     assert "tiny (fp32, onnxruntime" in done.stderr
     assert "bottleneck: " in done.stderr
     assert f"next: edgewise live {bundle}" in done.stderr
+
+
+def test_below_the_threshold_of_the_bundle_it_says_unknown_and_keeps_the_pictures(
+    colours: Path, tmp_path: Path
+) -> None:
+    """The logit of each colour is 400 / 255 above the others; over temperature 2 that gives 0.523, below 0.6."""
+    bundle = make_bundle(tmp_path / "strict", thresholds={"temperature": 2.0, "unknown": 0.6})
+    kept = tmp_path / "kept"
+    done = live(str(bundle), "--source", str(colours), "--headless", "--save-uncertain", str(kept))
+    assert done.returncode == 0, done.stderr
+    views = [view["seen"][0] for view in rows(done.stdout) if view.get("seen")]
+    assert [view["label"] for view in views] == [None] * 3
+    assert views[0]["confidence"] == pytest.approx(1 / (1 + 2 * np.exp(-200 / 255)), abs=1e-6)
+    assert "unknown below 0.6" in done.stderr
+    assert "1 uncertain pictures kept in" in done.stderr  # the others come sooner than two seconds after it
+    (picture,) = (kept / "unsorted").rglob("*.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(picture)), np.asarray(Image.open(colours / "0.png")))
+    again = live(str(bundle), "--source", str(colours), "--headless", "--threshold", "0")
+    assert [view["seen"][0]["label"] for view in rows(again.stdout) if view.get("seen")] == ["red", "green", "blue"]
 
 
 def test_what_is_shown_is_recorded_at_the_rate_of_the_file(bundle: Path, tmp_path: Path) -> None:

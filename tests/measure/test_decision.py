@@ -115,8 +115,8 @@ def test_the_promise_is_kept_also_with_a_temperature_fitted_to_the_same_images(i
     """Over validation sets, the precision at the chosen threshold falls below the one asked for in at most 5 %.
 
     The precision is that of 20,000 further images. 200 sets with a true rate of 5 % stay at or below 8.5 % with a
-    probability of 0.98. The naive choice, the lowest threshold at which the validation images look good enough, fails in
-    about half of all sets.
+    probability of 0.98. The naive choice, the lowest threshold at which the validation images look good enough, fails
+    in about half of all sets.
     """
     random = np.random.default_rng(images)
     far = drawn(random, 20_000)

@@ -32,6 +32,9 @@ def test_rows_hold_what_was_measured() -> None:
     assert one.memory is not None
     assert one.difference is not None
     assert one.calibration is not None
+    assert one.decision is not None
+    assert one.decision.test is not None
+    assert one.decision.test.precision is not None
     row = named(result, "prune70-int8")
     expected = {
         "name": "prune70-int8",
@@ -79,6 +82,17 @@ def test_rows_hold_what_was_measured() -> None:
         "temperature": 1.62,
         "ece_scaled": 0.001,
         "nll_scaled": 0.121,
+        "unknown_below": 0.8605,
+        "precision_asked": 0.95,
+        "answered": 0.85,
+        "answered_low": one.decision.test.coverage.low,
+        "answered_high": one.decision.test.coverage.high,
+        "answered_rightly": one.decision.test.precision.value,
+        "answered_rightly_low": one.decision.test.precision.low,
+        "answered_rightly_high": one.decision.test.precision.high,
+        "answers": 408,
+        "answers_verdict": "holds",
+        "no_threshold": "",
         "params_total": 8_556,
         "params_nonzero": 8_544,
         "params_zero": 12,

@@ -30,6 +30,13 @@ def live(
         int, typer.Option(min=0, max=8192, help="Scale frames down to this width for the detector; 0: not.")
     ] = 320,
     smooth: Annotated[int, typer.Option(min=1, max=600, help="Average results over so many frames.")] = 1,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Unknown below this confidence; default: the bundle's own.")
+    ] = None,
+    patience: Annotated[int, typer.Option(min=1, help="Change a label after so many frames that agree.")] = 1,
+    save_uncertain: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep pictures of what is unknown, for labelling and training.")
+    ] = None,
     record: Annotated[Path | None, typer.Option(metavar="FILE.mp4", help="Record what is shown.")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="No window; one JSON line a frame on stdout.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went and what to change.")] = False,
@@ -55,6 +62,9 @@ def live(
         threads=threads,
         camera=camera,
         json_lines=json_ or headless,
+        threshold=threshold,
+        patience=patience,
+        save_uncertain=save_uncertain,
     )
     ending = run_session(session)
     say_next(ending.json_lines, *ending.words)

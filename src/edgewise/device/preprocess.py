@@ -30,7 +30,7 @@ import numpy as np
 from edgewise.device.decode import MAX_PIXELS, PNG_START, BadImage, decode, luma
 from edgewise.device.resample import RESAMPLE, resample
 
-HAS_PILLOW = None  # type: Optional[bool]  # None until a picture needs it: importing it takes longer than a small one
+HAS_PILLOW: Optional[bool] = None  # not known until a picture needs it: a small one takes less time than the import
 SMALL_PIXELS = 128 * 128  # up to so many, a picture is not worth the import
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # MPO too: Pillow's JPEG reader opens it
 FITS = ("squash", "crop", "pad")

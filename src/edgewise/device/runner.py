@@ -469,7 +469,7 @@ def _versions() -> Dict[str, Optional[str]]:
 
 
 def _sha256(path: str) -> str:
-    """The sha256 of a file. OpenSSL's takes a tenth of the time for a large one, and longer to load than a small one."""
+    """The sha256 of a file. OpenSSL is the faster, but loading it takes longer than a small file with Python alone."""
     digest = None
     if os.path.getsize(path) <= SMALL_FILE:
         for name in ("_sha2", "_sha256"):  # Python's own, from 3.12 on and before

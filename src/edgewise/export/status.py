@@ -68,7 +68,7 @@ def _checked(row: Attempt, file: Exported) -> Attempt:
         file_bytes=file.file_bytes,
         runtime=file.runtime,
         decision=file.decision,
-        reason="; ".join([*file.notes, *([file.decision.note] if file.decision and file.decision.note else [])]),
+        reason="; ".join(file.notes) or (file.decision.note if file.decision else ""),
     )
 
 

@@ -59,7 +59,7 @@ class Rule:
 
     def words(self) -> str:
         """The rule in words, to be shown beside the labels that it makes."""
-        said = [f"unknown below {self.enter:.3g}"]
+        said = [f"unknown below {self.enter:.3g}" if self.enter else "never unknown"]
         if self.lower < self.enter:
             said.append(f"kept down to {self.lower:.3g}")
         if self.patience > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shlex
@@ -13,14 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgewise.bundle import read_manifest
 from edgewise.live.base import Detector, Source, View
 from edgewise.live.classify import Classifier, open_classifier
+from edgewise.live.decide import Decider, Rule, steady
 from edgewise.live.detect import open_detector
 from edgewise.live.draw import draw
 from edgewise.live.loop import LoopOptions, run
 from edgewise.live.profile import Budget, Profile, Settings, lines
 from edgewise.live.record import Recorder
 from edgewise.live.sources import open_source
+from edgewise.live.uncertain import UncertainSaver
 from edgewise.live.wanted import Wanted, frame_rate, parse_wanted
 from edgewise.live.window import Window, keys, open_window, why_no_window
 
@@ -45,6 +49,9 @@ class Session:
     threads: int = 1
     camera: str = "640x480@30"
     json_lines: bool = False
+    threshold: float | None = None
+    patience: int = 1
+    save_uncertain: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,10 @@ def run_session(asked: Session) -> Ending:
     if why:
         _say(f"no window: {why}; going on headless (`edgewise serve {asked.bundle}` shows a page instead)")
     headless = asked.headless or bool(why)
+    saver = UncertainSaver(asked.save_uncertain, classifier.labels) if asked.save_uncertain else None
+    rule = _rule(asked)
     source = open_source(asked.source, wanted)
-    _say(_introduction(asked, classifier, detector, source))
+    _say(_introduction(asked, classifier, detector, source, rule))
     settings = Settings(
         detector=asked.detector,
         every=asked.every,
@@ -83,12 +92,28 @@ def run_session(asked: Session) -> Ending:
     profile = Profile(settings)
     sink = _Sink(asked, headless, _recorder(asked, source, wanted), profile)
     options = LoopOptions(every=asked.every, smooth=asked.smooth, frames=asked.frames)
-    views = run(source, classifier, detector, options, reopen=lambda: open_source(asked.source, wanted))
+    views = run(
+        *(source, classifier, detector, options),
+        decide=Decider(classifier.labels, rule),
+        reopen=lambda: open_source(asked.source, wanted),
+    )
     with contextlib.closing(sink), contextlib.closing(_generator(views)), keys() as quit_pressed:
         for view in views:
+            if saver:
+                saver.take(view)
             if not sink.take(view) or quit_pressed():
                 break
-    return Ending(tuple(sink.last_words(profile.budget())), sink.lines)
+    words = sink.last_words(profile.budget())
+    if saver:
+        words.insert(-1, saver.kept().words())
+    return Ending(tuple(words), sink.lines)
+
+
+def _rule(asked: Session) -> Rule:
+    """What is asked of an answer before it is given; the loop does the averaging."""
+    manifest = read_manifest(asked.bundle)
+    rule = steady(manifest, frames=asked.smooth, patience=asked.patience, threshold=asked.threshold)
+    return dataclasses.replace(rule, smoothing="none", frames=1)
 
 
 class _Sink:
@@ -170,11 +195,12 @@ def line(view: View, smooth: int) -> dict[str, Any]:
     return found
 
 
-def _introduction(asked: Session, classifier: Classifier, detector: Detector | None, source: Source) -> str:
+def _introduction(asked: Session, classifier: Classifier, detector: Detector | None, source: Source, rule: Rule) -> str:
     facts = classifier.facts
     words = f"{classifier.name} ({facts['precision']}, {facts['runtime']} {facts['version']}) on {source.name}; "
     words += f"detector {detector.name}, at least every {asked.every} frames" if detector else "whole frames"
-    return words + (f"; smooth {asked.smooth}" if asked.smooth > 1 else "") + "; q or Ctrl-C ends it"
+    words += f"; smooth {asked.smooth}" if asked.smooth > 1 else ""
+    return f"{words}; {rule.words()}; q or Ctrl-C ends it"
 
 
 def _recorder(asked: Session, source: Source, wanted: Wanted) -> Recorder | None:
