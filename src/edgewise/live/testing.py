@@ -43,7 +43,7 @@ def pose(number: int, size: tuple[int, int] = SIZE) -> Pose:
     phase, dark = number % SWITCH, (number // SWITCH) % 2
     share = min(1.0, (phase + 1) / FADE)
     before, now = (FULL, DIM) if dark else (DIM, FULL)
-    light = now if number < SWITCH else before + share * (now - before)
+    light = now if number < SWITCH or share == 1 else before + share * (now - before)
     return Pose(left, top, side, light)
 
 

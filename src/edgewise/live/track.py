@@ -7,11 +7,13 @@ Matas, 2010). That takes a millisecond where a cascade takes tens. Without OpenC
 
 The detector runs
 - every `every` frames,
-- at once when a box was lost: too few of its points came back, or it left the frame,
-- at once when the picture outside the boxes changed much since the last detection, but not on each frame.
+- at once when a known box was lost: too few of its points came back, or it left the frame,
+- `REST` frames after it found a new box: cascades have false alarms that last for a frame,
+- when the picture changed much, but not within `REST` frames of the last detection: where there are boxes, what lies
+  outside them from one frame to the next (a cut); where there are none, since the last detection (somebody comes).
 
 A box that the detector finds again is drawn towards what it found; one that it misses `PATIENCE` times in a row is
-gone.
+gone, a new one at once.
 """
 
 from __future__ import annotations
@@ -47,10 +49,10 @@ PULL = 0.5
 PATIENCE = 2
 CELLS = 40
 """Cells a side of the small picture in which motion is looked for."""
-CHANGED, MUCH = 24, 0.15
-"""A cell whose gray value moved by so many levels has changed; this share of changed cells is much."""
+CHANGED, MUCH, CUT = 24, 0.15, 0.5
+"""A cell whose value moved by so many levels has changed; this share of changed cells is much; this one is a cut."""
 REST = 3
-"""Motion alone starts the detector at most every so many frames."""
+"""Frames that the detector rests at least, unless a known box is lost."""
 
 Points = NDArray[np.float32]
 
@@ -59,6 +61,7 @@ Points = NDArray[np.float32]
 class _Track:
     number: int
     box: Box
+    found: int = 1
     misses: int = 0
 
 
@@ -78,6 +81,7 @@ class Tracker:
         self._shape: tuple[int, ...] = ()
         self._since = self._every
         self._cells: NDArray[np.int16] | None = None
+        self._cells_before: NDArray[np.int16] | None = None
         self._cells_then: NDArray[np.int16] | None = None
 
     def tracks(self) -> list[tuple[int, Box]]:
@@ -92,8 +96,9 @@ class Tracker:
         self._since += 1
         scale = min(1.0, WIDTH / pixels.shape[1])
         lost = self._flow(pixels, scale) if self._has_flow and self._every > 1 else False
-        self._cells = _cells(pixels)
-        return self._since >= self._every or lost or (self._since >= REST and self._moved())
+        self._cells_before, self._cells = self._cells, _cells(pixels)
+        doubtful = self._since >= REST and (self._moved() or any(track.found == 1 for track in self._tracks))
+        return self._since >= self._every or lost or doubtful
 
     def correct(self, found: list[Box]) -> None:
         """Take in what the detector found in the frame that was last followed."""
@@ -103,8 +108,8 @@ class Tracker:
         kept = []
         for at, track in enumerate(self._tracks):
             if at in pairs:
-                kept.append(_Track(track.number, mix(track.box, found[pairs[at]], PULL)))
-            elif track.misses + 1 < PATIENCE:
+                kept.append(_Track(track.number, mix(track.box, found[pairs[at]], PULL), track.found + 1))
+            elif track.found > 1 and track.misses + 1 < PATIENCE:
                 kept.append(dataclasses.replace(track, misses=track.misses + 1))
         for at, box in enumerate(found):
             if at not in pairs.values():
@@ -113,7 +118,7 @@ class Tracker:
         self._tracks = kept
 
     def _flow(self, pixels: Pixels, scale: float) -> bool:
-        """Move the boxes by optical flow and drop the lost ones; True when there was one."""
+        """Move the boxes by optical flow and drop the lost ones; True when one of them was known."""
         import cv2
 
         size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
@@ -126,27 +131,29 @@ class Tracker:
         ends, there, _ = cv2.calcOpticalFlowPyrLK(before, gray, starts, None, winSize=(15, 15), maxLevel=3)
         back, again, _ = cv2.calcOpticalFlowPyrLK(gray, before, ends, None, winSize=(15, 15), maxLevel=3)
         good = (there & again).ravel().astype(bool) & (np.abs(back - starts).max(axis=1) <= BACK)
-        kept = []
+        kept, lost = [], False
         for at, track in enumerate(self._tracks):
             part = slice(at * GRID * GRID, (at + 1) * GRID * GRID)
             box = moved(track.box, starts[part][good[part]] / scale, ends[part][good[part]] / scale)
             if box is not None and _inside(box, pixels.shape):
                 kept.append(dataclasses.replace(track, box=box))
-        lost = len(kept) < len(self._tracks)
+            else:
+                lost |= track.found > 1
         self._tracks = kept
         return lost
 
     def _moved(self) -> bool:
-        """Whether the picture outside the boxes changed much since the last detection."""
-        if self._cells is None or self._cells_then is None:
+        """Whether the picture changed much; see the top of this file."""
+        then = self._cells_before if self._tracks else self._cells_then
+        if self._cells is None or then is None:
             return False
-        changed = np.abs(self._cells - self._cells_then) > CHANGED
+        changed = np.abs(self._cells - then) > CHANGED
         height, width = self._shape[:2]
         for track in self._tracks:
             box = track.box
             rows = _span(box.top / height, box.height / height)
             changed[rows, _span(box.left / width, box.width / width)] = False
-        return bool(changed.mean() >= MUCH)
+        return bool(changed.mean() >= (CUT if self._tracks else MUCH))
 
 
 def moved(box: Box, starts: Points, ends: Points) -> Box | None:
