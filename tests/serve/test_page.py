@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -267,7 +268,9 @@ def test_the_live_view_shows_the_source_and_no_signal(
             if unplugged.is_set():
                 yield View("no signal", note="usb:0 unplugged, trying again in 4 s")
             else:
-                yield live(number, "blue", size=(120, 160))
+                view = live(number, "blue", size=(120, 160))
+                stages = {"crop": 0.5, **view.stages, **({"detect": 40.0} if number % 5 == 0 else {})}
+                yield replace(view, stages=stages)
             time.sleep(0.03)
 
     with (
@@ -282,7 +285,13 @@ def test_the_live_view_shows_the_source_and_no_signal(
         )
         assert np.abs(np.array(pixel[:3]) - COLOURS["blue"]).max() < 12
         assert float(seen.text("#fps")) > 5
-        assert seen.page.locator("#stage-rows th").all_text_contents() == ["grab (beside the rest)", "classify"]
+        seen.page.locator("#stage-rows th", has_text="detect").wait_for()
+        rows = seen.page.locator("#stage-rows tr").all_inner_texts()
+        assert [row.split("\t")[0] for row in rows] == ["grab (beside the rest)", "detect", "crop", "classify"]
+        assert rows[0].split("\t")[1] == "1.00 ms"
+        assert re.fullmatch(r"40.0 ms in \d+ of \d+", rows[1].split("\t")[1])  # it ran for every fifth frame
+        assert rows[3].split("\t")[1] == "2.00 ms"
+        assert all(float(row.split("\t")[2][:-3]) > 0 for row in rows[2:])  # the second bundle's, beside
         unplugged.set()
         seen.page.wait_for_selector("html[data-live='no signal']", state="attached")
         nothing_is_claimed(seen)

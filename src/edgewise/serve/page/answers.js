@@ -125,7 +125,10 @@ export class Times {
     for (const id of ["whole-ms", "fps", "dropped"]) at(id).textContent = "–";
   }
 
-  /** Add one picture: `stages` are [name, ms] for all, or [name, [ms of each bundle]]; `whole` is the sum that counts. */
+  /**
+   * Add one picture: `stages` are [name, ms] for all, or [name, [ms of each bundle]], null for a stage that did not run;
+   * `whole` is the sum that counts.
+   */
   add(stages, whole) {
     for (const [stage, ms] of [...stages, ["all", whole]]) {
       const values = [ms].flat();
@@ -141,27 +144,27 @@ export class Times {
   }
 
   #show() {
-    const medians = [...this.#lists].map(([stage, lists]) => [stage, lists.map(median)]);
-    const all = medians.find(([stage]) => stage === "all")[1][0];
-    at("whole-ms").textContent = milliseconds(all);
+    const all = this.#lists.get("all")[0];
+    at("whole-ms").textContent = milliseconds(median(all));
     const head = element("tr");
     const columns = this.#models.length > 1 ? this.#models.map(({ name }) => name) : ["Milliseconds"];
     head.append(element("th", "Stage"), ...columns.map((name) => element("th", name)), element("th", "Share"));
     at("stage-head").replaceChildren(head);
-    at("stage-rows").replaceChildren(
-      ...medians.filter(([stage]) => stage !== "all").map(([stage, found]) => row(stage, found, all, columns.length)),
-    );
+    const shown = [...this.#lists].filter(([stage, lists]) => stage !== "all" && lists.flat().some(ran));
+    at("stage-rows").replaceChildren(...shown.map(([stage, lists]) => row(stage, lists, sum(all), columns.length)));
   }
 }
 
-function row(stage, found, all, columns) {
+const ran = (ms) => ms !== null;
+const sum = (list) => list.reduce((total, ms) => total + (ms ?? 0), 0);
+
+function row(stage, lists, all, columns) {
   const line = element("tr");
-  const cells = found.map((ms) => element("td", ms === null ? "–" : milliseconds(ms)));
-  if (found.length < columns) cells[0].colSpan = columns;
+  const cells = lists.map((list) => element("td", medianOf(list)));
+  if (lists.length < columns) cells[0].colSpan = columns;
   const share = element("td");
   const bar = element("i");
-  const sum = found.reduce((total, ms) => total + (ms ?? 0), 0);
-  bar.style.setProperty("--share", all > 0 ? Math.min(1, sum / all) : 0);
+  bar.style.setProperty("--share", all > 0 ? Math.min(1, sum(lists.flat()) / all) : 0);
   if (!stage.startsWith("grab")) share.append(bar);
   const name = element("th", stage);
   name.scope = "row";
@@ -169,8 +172,13 @@ function row(stage, found, all, columns) {
   return line;
 }
 
+function medianOf(list) {
+  const times = list.filter(ran);
+  if (!times.length) return "–";
+  return milliseconds(median(times)) + (times.length < list.length ? ` in ${times.length} of ${list.length}` : "");
+}
+
 function median(list) {
-  if (!list.length) return null;
   const sorted = [...list].sort((a, b) => a - b);
   const middle = sorted.length >> 1;
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;

@@ -6,6 +6,8 @@ import { Watcher } from "./live.js";
 import { Steady, element, listCameras, listenForFiles, say } from "./parts.js";
 
 const FPS_MS = 2000;
+const STAGES = ["grab", "detect", "track", "crop", "classify"]; // of the live loop, in their order
+const BESIDE = { crop: "prepare", classify: "classify" }; // what they are called where a second bundle does them
 const PICTURES = 24; // pictures that are kept in the row
 const FRAME_QUALITY = 0.92;
 
@@ -260,10 +262,12 @@ function watched(view) {
   }
   stage("live");
   sayWhy(view.note);
-  const stages = Object.entries(view.stages).map(([stage, ms]) => {
-    const beside = view.beside_ms.reduce((sum, one) => sum + (one[stage] ?? 0), 0);
+  const beside = (name) => view.beside_ms.reduce((sum, one) => sum + one[name], 0); // over the crops of the frame
+  const stages = STAGES.map((stage) => {
+    const ms = view.stages[stage] ?? null; // not every stage runs for every frame
     if (stage === "grab") return ["grab (beside the rest)", ms]; // a thread of its own, which waits for the camera
-    return [stage, stage === "classify" && facts.models.length > 1 ? [ms, beside] : ms];
+    if (facts.models.length === 1 || ms === null || !(stage in BESIDE)) return [stage, ms];
+    return [stage, [ms, beside(BESIDE[stage])]];
   });
   times.add(stages, view.age_ms);
   at("fps").textContent = view.fps.toFixed(1);
