@@ -61,7 +61,7 @@ def test_the_token_is_gone_from_the_address_and_out_of_reach(browser: Browser, s
         assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == (f"edgewise-{server.port}", True, "Strict")
         assert cookie["value"] != server.token
         sent: list[Any] = []
-        seen.page.on("request", sent.append)
+        seen.page.on("request", lambda request: sent.append(request))
         seen.page.goto(f"{server.address}?token={server.token}")  # its redirect and the page's files come from here
         seen.page.wait_for_selector("html[data-state=ready]", state="attached")
         assert len(sent) > 8
