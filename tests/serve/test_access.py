@@ -102,7 +102,9 @@ def test_methods_that_are_never_served(method: str) -> None:
 
 def test_the_token_is_exchanged_at_one_address_only() -> None:
     query = b"token=a-token-of-the-tests"
-    assert asked(path="/", query=query) == Verdict(exchange=True)
+    assert asked(path="/", query=query) == Verdict(exchange="redirect")
+    assert asked((b"sec-fetch-site", b"none"), path="/", query=query) == Verdict(exchange="redirect")
+    assert asked((b"sec-fetch-site", b"cross-site"), path="/", query=query) == Verdict(exchange="page")
     assert asked(path="/", query=b"token=wrong").refused
     assert asked(path="/", query=query, method="HEAD").refused
     assert asked(path="/v1/model", query=query).refused

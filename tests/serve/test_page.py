@@ -24,7 +24,7 @@ from edgewise.serve.source import Asked
 from tests.device.tiny import make_bundle
 from tests.serve.serving import Running, serving, wait_until
 from tests.serve.test_watch import live, watching
-from tests.web.browser import Visit, visit
+from tests.web.browser import Visit, served, visit
 from tests.web.conftest import COLOURS, paint
 from tests.web.test_page import HOSTILE
 
@@ -84,6 +84,23 @@ def test_without_the_token_the_page_is_refused(browser: Browser, server: Running
             assert "open the address that `edgewise serve` printed" in (page.text_content("body") or "")
     finally:
         window.close()
+
+
+def test_a_link_from_another_site_leads_in(browser: Browser, server: Running, tmp_path: Path) -> None:
+    """As from a terminal that is a page itself: no strict cookie is sent along a redirect that another site began."""
+    (tmp_path / "index.html").write_text(f'<a href="{server.address}?token={server.token}">the printed address</a>')
+    with served(tmp_path) as elsewhere:
+        window = browser.new_context()
+        try:
+            page = window.new_page()
+            page.goto(elsewhere.replace("127.0.0.1", "localhost"))  # another site than 127.0.0.1
+            page.get_by_role("link").click()
+            page.wait_for_selector("html[data-state=ready]", state="attached")
+            assert page.url == server.address
+            page.go_back()
+            assert "token" not in page.url  # its place in the history was taken
+        finally:
+            window.close()
 
 
 def test_a_page_elsewhere_can_neither_frame_nor_ask(browser: Browser, server: Running, tiny: Path) -> None:

@@ -95,11 +95,13 @@ def is_loopback(host: str) -> bool:
 class Verdict:
     """Whether a request is let in: `refused` says why not, "" when it is.
 
-    With `exchange` it came with the token in its address, and gets the cookie and the address without it.
+    With `exchange` it came with the token in its address, and gets the cookie and the address without it: by redirect,
+    or, where a page of another site was left for it, by a page that goes on by itself, because browsers do not send a
+    strict cookie along a redirect that another site began.
     """
 
     refused: str = ""
-    exchange: bool = False
+    exchange: Literal["", "redirect", "page"] = ""
 
 
 def judge(
@@ -125,10 +127,10 @@ def judge(
     if kind == "http" and method == "GET" and path == "/" and query:
         given = parse_qs(query.decode("latin-1"), max_num_fields=8) if query.count(b"&") < 8 else {}
         if any(_same(word, access.token) for word in given.get("token", ())):
-            return Verdict(exchange=True)
+            return Verdict(exchange="redirect" if _from_here(headers) else "page")
     if not any(_same(value, access.session) for value in _cookies(headers, access.cookie)):
         return Verdict(_NO_TOKEN)
-    if any(site not in ("same-origin", "none") for site in _values(headers, b"sec-fetch-site")):
+    if not _from_here(headers):
         return Verdict("the request comes from another site")
     if changes and not origins:
         return Verdict("a cookie without Origin is good for reading only")
@@ -136,6 +138,11 @@ def judge(
 
 
 _NO_TOKEN = "no or wrong token"
+
+
+def _from_here(headers: Headers) -> bool:
+    """Whether the user or a page of this server asks, by what the browser says; other clients say nothing."""
+    return all(site in ("same-origin", "none") for site in _values(headers, b"sec-fetch-site"))
 
 
 def _same(given: str, wanted: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgewise.errors import EdgewiseError
@@ -37,6 +37,9 @@ GONE = 499
 
 NO_ROUTE = "(none)"
 """Counted for requests that were refused before anything was looked up, and for addresses that are not there."""
+
+
+_GO_ON = '<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>edgewise</title>'
 
 
 def refusal(problem: EdgewiseError, headers: Mapping[str, str] | None = None) -> Response:
@@ -106,7 +109,9 @@ async def _answered(
         return
     if verdict.exchange:
         cookie = f"{access.cookie}={access.session}; Path=/; HttpOnly; SameSite=Strict"
-        await Response(b"", 303, {"Location": "/", "Set-Cookie": cookie})(scope, receive, send)
+        go_on = Response(b"", 303, {"Location": "/"}) if verdict.exchange == "redirect" else HTMLResponse(_GO_ON)
+        go_on.headers["Set-Cookie"] = cookie
+        await go_on(scope, receive, send)
         return
     if not is_http:
         await app(scope, receive, send)
