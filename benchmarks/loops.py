@@ -189,7 +189,8 @@ class OurLoop:
         self._steps = Clocked(self._next)
         self._forward, self._loss = Clocked(self.trainer.training.forward), Clocked(self.trainer.loss)
         self._backward = Clocked(torch.autograd.backward)
-        self._apply, self._record = Clocked(self.trainer._apply), Clocked(self.trainer._record)
+        self._apply = Clocked(self.trainer._apply)
+        self._record = Clocked(self._aside(self.trainer._record))
         self._save = Clocked(trainer.save_checkpoint)
         self._feed = self.trainer.feed
         self.total = 0.0
@@ -200,6 +201,18 @@ class OurLoop:
         ours.feed, ours.loss = _Fed(self._feed, self._steps), self._loss
         ours.training.forward = self._forward
         ours._apply, ours._record = self._apply, self._record
+
+    def _aside(self, validate: Callable[..., Any]) -> Callable[..., Any]:
+        """Validation goes through the same forward and loss; what these take there is validation's, not theirs."""
+
+        def validated(*args: Any) -> Any:
+            before = self._forward.seconds, self._loss.seconds
+            try:
+                return validate(*args)
+            finally:
+                self._forward.seconds, self._loss.seconds = before
+
+        return validated
 
     @staticmethod
     def _next(batches: Iterator[Any]) -> Any:

@@ -100,6 +100,8 @@ HEAVY = {"torch", "torchvision", "timm", "sklearn", "onnx", "onnxruntime", "plot
         (["data", "explore", "--help"], 0),
         (["data", "explore", "x", "--modell", "y"], 2),
         (["toolchain", "install", "--help"], 0),
+        (["live", "--help"], 0),
+        (["live", "x", "--evry", "3"], 2),
     ],
 )
 def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) -> None:

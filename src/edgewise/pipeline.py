@@ -27,7 +27,8 @@ from edgewise.device.preprocess import BadImage, open_image
 from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError, nearest
 from edgewise.export.deliver import deliver
 from edgewise.export.desk import Exported, Order
-from edgewise.export.offers import offer
+from edgewise.export.offers import Offer, offer
+from edgewise.export.speed import speeds
 from edgewise.judge import choose, figure
 from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality, quality_of_part
@@ -578,15 +579,15 @@ def _ready(job: Job) -> set[tuple[str, str]]:
     options = job.recipe.export
     asked = [(format_, precision) for format_ in options.formats for precision in ("fp32", *options.precisions)]
     offers = {one: offer(*one) for one in asked}
-    reasons: dict[tuple[str, str, str], list[str]] = {}
+    reasons: dict[tuple[str, Offer], list[str]] = {}
     for (format_, precision), found in offers.items():
-        reasons.setdefault((format_, found.state, found.reason), []).append(precision)
-    for (format_, state, reason), precisions in reasons.items():
-        if state == "missing":
-            job.failures.append(Failure(f"{format_} {', '.join(precisions)}", "export", reason))
-        elif state == "not written":
-            job.warnings.append(reason)
-            job.progress.say(f"warning: {reason}")
+        reasons.setdefault((str(format_), found), []).append(precision)
+    for (name, found), precisions in reasons.items():
+        if found.state == "missing":
+            job.failures.append(Failure(f"{name} {', '.join(precisions)}", "export", found.reason))
+        elif found.state == "not written":
+            job.warnings.append(found.reason)
+            job.progress.say(f"warning: {found.reason}")
     return {one for one, found in offers.items() if found.state == "ready"}
 
 
@@ -709,7 +710,7 @@ def _augment(recipe: Recipe, dataset: Dataset) -> Augment:
 
 
 def _context(job: Job, base: Built, name: str) -> Context:
-    options = job.recipe.train
+    options, measured = job.recipe.train, job.recipe.measure
     short = options.finetune_epochs or max(1, round(options.epochs * 2 / 3))
     low = options.finetune_lr or options.lr
 
@@ -727,6 +728,7 @@ def _context(job: Job, base: Built, name: str) -> Context:
         job.recipe.seed,
         augmented=job.recipe.augment.active,
         say=lambda text: job.progress.say(f"{name}: {text}"),
+        speeds=lambda models: speeds(models, job.dataset.val.images, threads=measured.threads, seed=job.recipe.seed),
     )
 
 

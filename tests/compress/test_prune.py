@@ -49,6 +49,7 @@ class FakeContext:
 
     asked: list[tuple[Model, int | None]] = field(default_factory=list)
     seed: int = 0
+    speeds: Any = None
 
     def say(self, text: str) -> None:
         """Not looked at."""

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tiny import LABELS, SIZE, make_bundle
 
 from edgewise.bundle import InputSpec, verify_bundle
@@ -76,6 +78,57 @@ def test_it_is_python_36_and_needs_nothing_of_edgewise(tmp_path: Path) -> None:
     assert "from edgewise" not in path.read_text()
 
 
+def test_the_parts_that_are_compiled_later_are_python_36_too(tmp_path: Path, bundle: Path) -> None:
+    parts = shipped(bundle)._PARTS
+    assert set(parts) == {"edgewise.device.packed", "edgewise.device.resample"}
+    for name, source in parts.items():
+        path = tmp_path / f"{name}.py"
+        path.write_text(source)
+        told = vermin(path)
+        assert told.returncode == 0, told.stdout
+        ast.parse(source, feature_version=(3, 6))
+        assert not re.search(r"^\s*(from|import) edgewise", source, re.M)
+
+
+def test_a_cold_start_loads_nothing_that_it_does_not_need(bundle: Path, picture: Path) -> None:
+    """A small PNG takes neither Pillow nor OpenSSL nor argparse; a part is compiled when it is asked for."""
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as ended:\n    assert not ended.code\n"
+        "print(*sorted({'PIL.Image', '_hashlib', 'argparse', 'cv2'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = run("-c", code, bundle / "runner.py", "classify", picture)
+    assert (done.returncode, done.stderr) == (0, "\n")
+    assert lines(done.stdout)[0]["label"] == "green"
+
+
+def test_small_png_files_need_no_pillow_and_give_the_same_pixels(tmp_path: Path, picture: Path) -> None:
+    large, text, gif = (tmp_path / name for name in ("large.png", "text.png", "small.gif"))
+    Image.new("RGB", (200, 100)).save(large)
+    words = PngInfo()
+    words.add_text("Comment", "an orientation may stand in such texts")
+    Image.open(picture).save(text, pnginfo=words)
+    Image.open(picture).save(gif)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(picture.read_bytes()[:-30])
+    code = (
+        "import sys, numpy as np\n"
+        "from edgewise.device.preprocess import open_small, prepare\n"
+        "found = open_small(sys.argv[1])\n"
+        "assert 'PIL.Image' not in sys.modules\n"
+        "np.save(sys.argv[2], prepare(found, 19, 23, 3, 'crop', 'bicubic'))\n"
+        "assert 'PIL.Image' not in sys.modules\n"
+        "assert all(open_small(path) is None for path in sys.argv[3:])\n"
+        "import PIL.Image\n"
+        "assert open_small(sys.argv[1]) is None\n"
+    )
+    done = run("-c", code, picture, tmp_path / "pixels.npy", large, text, gif, cut, tmp_path, tmp_path / "none.png")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "pixels.npy"), load_pixels(picture, 19, 23, 3, "crop", "bicubic"))
+
+
 def test_vermin_would_find_newer_syntax(tmp_path: Path) -> None:
     for newer in ("if (n := 3):\n    pass\n", "def f(a: tuple[int, ...]) -> None:\n    pass\n"):
         (tmp_path / "new.py").write_text(runner_source() + "\n" + newer)
@@ -97,9 +150,9 @@ def test_no_name_of_one_file_hides_that_of_another() -> None:
         elif isinstance(node, ast.Assign):
             for target in node.targets:
                 for name in ast.walk(target):
-                    if isinstance(name, ast.Name):
+                    if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
                         names[name.id] = names.get(name.id, 0) + 1
-    assert {"prepare", "resample", "check_model", "decode", "Refused"} <= set(names)
+    assert {"prepare", "check_model", "decode", "Refused", "_later"} <= set(names)
     assert [name for name, count in names.items() if count > 1] == []
 
 
@@ -335,10 +388,48 @@ def test_what_is_missing_on_the_board_is_named(
     assert "error[E10]: onnxruntime cannot be imported" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["classify"], ["train"], ["verify", "--runs", "3"]])
-def test_wrong_usage_exits_with_two(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "a command is missing"),
+        (["classify"], "classify takes IMAGE..., not 0 words"),
+        (["train"], "no command 'train'"),
+        (["verify", "--runs", "3"], "verify has no option --runs"),
+        (["verify", "x"], "verify takes none, not 1 words"),
+        (["classify", "x.png", "--top"], "--top needs a value"),
+        (["classify", "x.png", "--top", "0"], "--top: 1 or more, not 0"),
+        (["classify", "x.png", "--top=many"], "--top: invalid literal"),
+        (["bench", "a", "b"], "bench takes [IMAGE], not 2 words"),
+        (["probe", "--baseline=1"], "--baseline"),
+    ],
+)
+def test_wrong_usage_exits_with_two(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         runner.main(arguments)
+    said = capsys.readouterr()
+    assert told in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("command", ["", *runner.COMMANDS])
+def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        runner.main([command, "--help"] if command else ["--help"])
+    said = capsys.readouterr().out
+    for name, (_, options, about) in runner.COMMANDS.items():
+        if command in ("", name):
+            assert about in said
+        if command == name:
+            assert all(option in said and runner.OPTIONS[option] in said for option in [*options, "--bundle"])
+
+
+def test_words_are_read_in_any_order() -> None:
+    line = ["classify", "a.png", "--top=2", "--threshold", "0.5", "b.png", "--threads", "4", "--", "--top", "-c.png"]
+    command, words, options = runner.read_words(line)
+    assert (command, words) == ("classify", ["a.png", "b.png", "--top", "-c.png"])
+    assert (options["--top"], options["--threshold"], options["--threads"]) == (2, 0.5, 4)
+    assert runner.read_words(["classify", "a"])[2]["--top"] == 3
+    assert runner.read_words(["probe", "--baseline", "--started", "1.5"])[2]["--baseline"] is True
 
 
 # --- probe ------------------------------------------------------------------------------------------------------

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgewise.bundle import InputSpec
 from edgewise.data import Dataset
 from edgewise.device import RUNTIMES
 from edgewise.device.openvino import OpenVinoRuntime, import_openvino
 from edgewise.errors import ExportError, UntrustedError
 from edgewise.export import FORMATS, ExportSpec
-from edgewise.models import Model
+from edgewise.models import Model, create_model
+from edgewise.train import logits
 
 EXPORTER = FORMATS["openvino"]
 
@@ -75,6 +78,21 @@ def test_float_layers_compute_in_floats(trained: Model, dataset: Dataset, tmp_pa
     path = tmp_path / "model.xml"
     EXPORTER.write(trained, ExportSpec("fp32", tmp_path / "work"), path)
     assert RUNTIMES["openvino"].load(path).describe()["inference_precision"] == "f32"
+
+
+def test_hard_activations_have_their_own_operations(tmp_path: Path) -> None:
+    """hard-swish and hard-sigmoid, which ONNX of operator set 13 spells as HardSigmoid."""
+    model = create_model("mobilenetv3_small_050", labels=("a", "b"), input=InputSpec(32, 32), seed=0)
+    EXPORTER.write(model, ExportSpec("fp32", tmp_path), tmp_path / "m.xml")
+    graph = import_openvino().Core().read_model(tmp_path / "m.xml")
+    kinds = Counter(node.get_type_name() for node in graph.get_ops())
+    modules = Counter(type(module).__name__ for module in model.module.modules())
+    assert kinds["HardSigmoid"] == 0
+    assert kinds["HSwish"] == modules["Hardswish"] > 0
+    assert kinds["HSigmoid"] == modules["Hardsigmoid"] > 0
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    answers = RUNTIMES["openvino"].load(tmp_path / "m.xml").scores(images)
+    np.testing.assert_allclose(answers, logits(model, images), atol=1e-4)
 
 
 def test_int8_weights_use_seven_bits(trained: Model, dataset: Dataset, tmp_path: Path) -> None:

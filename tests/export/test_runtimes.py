@@ -21,7 +21,7 @@ from edgewise.device.seal import open_sealed, seal
 from edgewise.errors import ExportError, UnavailableError, UntrustedError
 from edgewise.export import FORMATS, ExportSpec, toolchain
 from edgewise.export.ncnn_int8 import threshold
-from edgewise.export.program import save_exported
+from edgewise.export.program import trace
 from edgewise.models import Model, create_model
 from edgewise.recipe import DataOptions, TrainOptions
 from edgewise.train import Setup, fit, logits
@@ -302,7 +302,7 @@ def test_ncnn_int8_refuses_weights_that_it_does_not_know(tmp_path: Path, digits:
 def test_a_model_that_cannot_be_traced_is_told(tmp_path: Path) -> None:
     odd = odd_model(lambda self, x: self.layers(x if x.sum() > 0 else -x))
     with pytest.raises(ExportError, match="cannot be traced") as caught:
-        save_exported(odd, tmp_path / "net.pt2")
+        trace(odd, tmp_path / "net.pt2")
     assert caught.value.code == "X22"
 
 

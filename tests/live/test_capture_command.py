@@ -15,6 +15,8 @@ from edgewise.data.check import check_data
 from edgewise.recipe import DataOptions
 from tests.live.test_sources import write_video
 
+pytestmark = pytest.mark.slow
+
 
 def capture(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgewise", "capture", *map(str, words)]

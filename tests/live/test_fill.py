@@ -126,6 +126,7 @@ def test_a_signal_ends_it_after_the_frame_at_hand(tmp_path: Path) -> None:
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
         listen()
         found = capture(Film([picture(seed) for seed in range(9)]), tmp_path, "apple", show=interrupt)
     finally:

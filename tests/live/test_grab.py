@@ -43,16 +43,16 @@ def test_the_newest_frame_is_given_and_the_others_are_counted() -> None:
     grabber.close()
 
 
-def test_a_taken_frame_of_a_camera_is_never_older_than_a_period_however_slow_the_loop_is() -> None:
-    grabber = Grabber(SyntheticSource("s", Wanted(32, 32, 50)), "newest")
-    ages = []
+def test_a_taken_frame_of_a_camera_is_the_last_one_however_slow_the_loop_is() -> None:
+    source = SyntheticSource("s", Wanted(32, 32, 50))
+    grabber = Grabber(source, "newest")
     for _ in range(12):
         time.sleep(0.07)
-        got = grabber.take(1.0)
+        given = source._number
+        got = grabber.take(10.0)
         assert isinstance(got, Taken)
-        ages.append(time.perf_counter() - got.frame.taken)
+        assert got.frame.number >= given - 2  # the last one may be on its way
     grabber.close()
-    assert sorted(ages)[len(ages) // 2] < 2 / 50
 
 
 def test_no_more_is_read_ahead_than_said() -> None:
@@ -77,7 +77,7 @@ def test_a_lost_camera_is_opened_again_with_growing_waits() -> None:
     grabber = Grabber(source, "newest", source.reopen, back_off=(0.05, 0.1, 0.15))
     notes = []
     start = time.perf_counter()
-    while not isinstance(got := grabber.take(1.0), Over):
+    while not isinstance(got := grabber.take(20.0), Over):
         if isinstance(got, Quiet) and got.note not in notes:
             notes.append(got.note)
     assert notes == [
@@ -85,7 +85,7 @@ def test_a_lost_camera_is_opened_again_with_growing_waits() -> None:
         "no camera fake (cameras here: none), trying again in 0.1 s",
         "no camera fake (cameras here: none), trying again in 0.15 s",
     ]
-    assert time.perf_counter() - start >= 0.3
+    assert 0.3 <= time.perf_counter() - start < 20.0  # news is told at once, not after the timeout
     assert source.opened == 4
     grabber.close()
     assert source.closed

@@ -163,7 +163,7 @@ def test_errors(words: tuple[str, ...], code: int, told: str, bundle: Path, tmp_
 
 def test_ctrl_c_keeps_what_was_recorded(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "videos" / "out.mp4"
-    words = [str(bundle), "--source", "synthetic:64x48@60", "--headless", "--record", str(out)]
+    words = [str(bundle), "--source", "synthetic:64x48@60", "--headless", "--record", str(out), "--profile"]
     with subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(30):
@@ -174,6 +174,7 @@ def test_ctrl_c_keeps_what_was_recorded(bundle: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in said
     assert f"recorded: {out}" in said
+    assert "bottleneck: source" in said
     assert [path.name for path in out.parent.iterdir()] == ["out.mp4"]
     assert len(played(out)) >= 20
 

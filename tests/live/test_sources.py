@@ -125,6 +125,8 @@ def test_a_synthetic_source_that_was_not_read_passes_over_what_is_gone() -> None
         ("nowhere.mp4", "L10", "no such file"),
         ("nowhere.png", "L10", "no such file"),
         ("picamera:left", "L01", "picamera:1"),
+        ("rtsp:/etc/passwd", "L01", "rtsp://HOST/PATH"),
+        ("rtsp", "L01", "rtsp://HOST/PATH"),
     ],
 )
 def test_wrong_words_are_told(words: str, code: str, told: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from edgewise.recipe import Strict
 
 if TYPE_CHECKING:
+    from edgewise.compress.intime import Speeds
     from edgewise.data import Dataset
     from edgewise.models import Model
     from edgewise.train.losses import Loss
@@ -38,6 +39,7 @@ class Context:
     augmented: whether `fit` and `finetune` change the training images at random, so that what a model answers to the
         stored images is not what it answers in training.
     say: takes one line of news for the user, such as a layer that is left as it was.
+    speeds: times models beside one another on this machine; None where nothing can.
     """
 
     dataset: Dataset
@@ -47,6 +49,7 @@ class Context:
     seed: int
     augmented: bool = False
     say: Callable[[str], None] = _unheard
+    speeds: Speeds | None = None
 
 
 Trait = Literal["levels", "zeros"]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from edgewise.compress.intime import first_in_time
 from edgewise.errors import ConfigError, NoEffect
 from edgewise.recipe import Strict
 
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgewise.compress.base import Context
+    from edgewise.compress.intime import Speeds
     from edgewise.models import Edit, Model
     from edgewise.models.factor import Places, Ranks
 
 Share = Annotated[float, Field(gt=0, le=1)]
-By = Literal["energy", "ratio", "macs", "vbmf"]
+By = Literal["energy", "ratio", "macs", "latency", "vbmf"]
 
 ENERGY = 0.9
 SHARE = 0.5
+LATENCY_LEVELS = tuple(round(1 - step / 20, 2) for step in range(1, 20))
 LEVELS = tuple(round(1 - step / 200, 3) for step in range(1, 200))
-"""What a target is tried with, largest first: shares of energy, or of the full rank."""
+"""What targets are tried with, largest first: shares of energy, or of the full rank."""
 
 
 class DecomposeOptions(Strict):
@@ -46,10 +49,11 @@ class DecomposeOptions(Strict):
     """How much stays, as a share of what `by` names; default: 0.9 of the energy, else 0.5. vbmf finds it itself."""
     by: By = "energy"
     """What chooses the ranks: the energy (sum of squares) of each layer's weight along each mode, a ratio of the full
-    ranks, a target for the multiply-adds of the whole net, or vbmf: what stands out of the noise in the weight."""
+    ranks, a target for the multiply-adds of the whole net or for the time of its fp32 ONNX file (measured here in
+    onnxruntime with one thread), or vbmf: what stands out of the noise in the weight."""
     conv: Literal["tucker", "cp"] = "tucker"
     """The form of k x k convolutions: Tucker-2, or the canonical polyadic one, which is smaller and harder to train. CP
-    ranks are given by ratio or macs."""
+    ranks are given by ratio, macs or latency."""
     round_to: Annotated[int, Field(ge=1, le=256)] = 1
     """Ranks are brought to the nearest multiple of this; 8 runs faster on most runtimes."""
     min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -64,7 +68,7 @@ class DecomposeOptions(Strict):
         if self.by == "vbmf" and self.keep is not None:
             raise ValueError("vbmf finds the ranks by itself; leave keep out")
         if self.conv == "cp" and self.by in ("energy", "vbmf"):
-            raise ValueError("the ranks of cp are given by ratio or macs: a CP rank cannot be read off the weight")
+            raise ValueError("the ranks of cp are given by ratio, macs or latency: they cannot be read off the weight")
         return self
 
 
@@ -73,19 +77,25 @@ def decompose(model: Model, options: DecomposeOptions, context: Context) -> Mode
 
     Raises:
         NoEffect: there is no layer for which it pays (N25).
-        ConfigError: the multiply-adds asked for cannot be reached (C82), or the net does not run with its layers
-            replaced (C83).
+        ConfigError: the multiply-adds or the time asked for cannot be reached (C82, C66) or not be measured (C65), or
+            the net does not run with its layers replaced (C83).
     """
-    made = factorise(model, options, context.say)
+    made = factorise(model, options, context.say, context.speeds)
     return made if options.epochs == 0 else context.finetune(made, epochs=options.epochs)
 
 
-def factorise(model: Model, options: DecomposeOptions, say: Callable[[str], None] = lambda _: None) -> Model:
+def factorise(
+    model: Model,
+    options: DecomposeOptions,
+    say: Callable[[str], None] = lambda _: None,
+    speeds: Speeds | None = None,
+) -> Model:
     """`decompose` without the fine-tuning: the factors are the best approximation of the weights."""
-    from edgewise.models.factor import replace_layers
-
     candidates, left = _candidates(model, options)
-    chosen, reasons = _choose(model, candidates, options)
+    if options.by == "latency":
+        chosen, reasons = _in_time(model, candidates, options, say, speeds)
+    else:
+        chosen, reasons = _choose(model, candidates, options)
     left |= reasons
     if left:
         say("decompose leaves alone: " + _grouped(left))
@@ -97,14 +107,21 @@ def factorise(model: Model, options: DecomposeOptions, say: Callable[[str], None
             why=_grouped(left, 5) or "it has no convolution or linear layer besides its classifier",
             fix="keep less, lower min_gain, or leave the step out of the plan",
         )
-    module = copy.deepcopy(model.module)
-    replace_layers(module, {name: _factors(candidates[name], ranks) for name, ranks in chosen.items()})
+    module = _replaced(model, candidates, chosen)
     _check_runs(model, module)
     edit: Edit = {
         "edit": "factor",
         "layers": {name: {"form": candidates[name].form, "ranks": list(ranks)} for name, ranks in chosen.items()},
     }
     return dataclasses.replace(model, module=module.eval(), structure=(*model.structure, edit))
+
+
+def _replaced(model: Model, candidates: Mapping[str, _Candidate], chosen: Mapping[str, Ranks]) -> nn.Module:
+    from edgewise.models.factor import replace_layers
+
+    module = copy.deepcopy(model.module)
+    replace_layers(module, {name: _factors(candidates[name], ranks) for name, ranks in chosen.items()})
+    return module
 
 
 @dataclass(frozen=True)
@@ -210,6 +227,28 @@ def _reach(
         why=f"with every rank at its least, {least / total:.3f} of them stay",
         fix="ask for less, or take prune or width",
     )
+
+
+def _in_time(
+    model: Model,
+    candidates: Mapping[str, _Candidate],
+    options: DecomposeOptions,
+    say: Callable[[str], None],
+    speeds: Speeds | None,
+) -> tuple[dict[str, Ranks], dict[str, str]]:
+    """The largest of some levels at which the net is fast enough, as measured.
+
+    Raises:
+        ConfigError: none is (C66), or nothing can tell (C65).
+    """
+    versions = []
+    for level in LATENCY_LEVELS:
+        ranks = {name: _ranks_at(one, options, level) for name, one in candidates.items()}
+        found = _paying(candidates, ranks, options)
+        if found[0]:
+            module = _replaced(model, candidates, found[0]).eval()
+            versions.append((found, dataclasses.replace(model, module=module)))
+    return first_in_time(model, versions, options.keep or SHARE, speeds, say)
 
 
 def _vbmf_ranks(one: _Candidate, options: DecomposeOptions) -> Ranks:

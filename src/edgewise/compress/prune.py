@@ -7,6 +7,7 @@ least one. The classifier keeps its outputs.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import fnmatch
@@ -29,6 +30,7 @@ from edgewise.compress.channels import (
     remove,
 )
 from edgewise.compress.criteria import CRITERIA, Name
+from edgewise.compress.intime import first_in_time
 from edgewise.errors import ConfigError, NoEffect
 from edgewise.recipe import Strict
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from edgewise.compress.base import Context
     from edgewise.compress.channels import Batches
+    from edgewise.compress.intime import Speeds
     from edgewise.models import Model
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
@@ -48,6 +51,9 @@ BATCHES, BATCH = 8, 64
 """Training images that criteria which need some look at: so many batches of so many."""
 LEAST = Fraction(1, 10)
 """This share of each layer stays when layers are ranked against each other."""
+LATENCY_UNIT = 8
+LATENCY_RATIOS = tuple(step / 40 for step in range(1, 39))
+"""What is tried for a target in time; rounded to multiples of 8 channels, most of them make the same net."""
 HALVINGS = 9
 MOST = 0.99
 """How finely and how far the ratio for a target is looked for."""
@@ -71,9 +77,12 @@ class PruneOptions(Strict):
     """Remove as little as brings the multiply-adds to this share of what they are."""
     params: Target | None = None
     """Remove as little as brings the parameters to this share of what they are."""
-    round_to: Annotated[int, Field(ge=1, le=256)] = 1
+    latency: Target | None = None
+    """Remove as little as brings the time of the fp32 ONNX file to this share of what it is, measured here in
+    onnxruntime with one thread; other runtimes and boards have other times."""
+    round_to: Annotated[int, Field(ge=1, le=256)] | None = None
     """Keep the nearest multiple of this many channels, at least one multiple; 8 runs faster on most runtimes, 1 gives
-    the exact share."""
+    the exact share. Default: 1, and 8 with `latency`."""
     ignore: tuple[str, ...] = ()
     """Layers whose channels stay, by name or pattern, e.g. `("block1.conv", "blocks.0.*")`; layers that must keep the
     same channels as one of them stay too."""
@@ -86,11 +95,16 @@ class PruneOptions(Strict):
 
     @pydantic.model_validator(mode="after")
     def _one_wish(self) -> PruneOptions:
-        if sum(wish is not None for wish in (self.ratio, self.macs, self.params)) > 1:
-            raise ValueError("ratio, macs and params are three ways to say how much; give one")
+        if sum(wish is not None for wish in (self.ratio, self.macs, self.params, self.latency)) > 1:
+            raise ValueError("ratio, macs, params and latency are four ways to say how much; give one")
         if isinstance(self.ratio, tuple) and self.scope == "net":
             raise ValueError("a list of ratios says what each layer loses; scope=net would decide that itself")
         return self
+
+    @property
+    def unit(self) -> int:
+        """The multiple of channels that is kept."""
+        return self.round_to or (1 if self.latency is None else LATENCY_UNIT)
 
 
 def prune(model: Model, options: PruneOptions, context: Context) -> Model:
@@ -99,10 +113,10 @@ def prune(model: Model, options: PruneOptions, context: Context) -> Model:
     Raises:
         NoEffect: there is nothing to remove (N10).
         ConfigError: the net cannot be pruned (C45), the list of ratios does not match its layers (C46), or the target
-            cannot be reached (C86).
+            cannot be reached (C86, C66) or not be measured (C65).
     """
     batches = () if CRITERIA[options.criterion].needs == "weights" else _batches(model, context)
-    pruner = _Pruner(options, batches, context.seed, context.say)
+    pruner = _Pruner(options, batches, context.seed, context.say, context.speeds)
     if options.steps == 1:
         pruned = pruner.once(model)
     else:
@@ -173,6 +187,7 @@ class _Pruner:
     batches: Batches
     seed: int
     say: Callable[[str], None]
+    speeds: Speeds | None = None
 
     def once(self, model: Model) -> Model:
         """Remove all at once.
@@ -278,8 +293,10 @@ class _Pruner:
         """The ratio that was asked for, or the smallest that meets the target.
 
         Raises:
-            ConfigError: none does (C86).
+            ConfigError: none does (C86, C66).
         """
+        if self.options.latency is not None:
+            return self._ratio_in_time(model, self.options.latency)
         if self.options.macs is None and self.options.params is None:
             return RATIO if self.options.ratio is None else self.options.ratio
         from edgewise.models.cost import cost
@@ -287,10 +304,7 @@ class _Pruner:
         share = self.options.macs or self.options.params or 0
         kind = "macs" if self.options.macs else "params_total"
         before = getattr(cost(model.module, model.input), kind)
-        try:
-            way = self._way(model, _Wish(RATIO))[0]
-        except _Nothing:
-            way = _Way()
+        way = self._usual_way(model)
         scores: _Scores = {}
 
         def left(ratio: float) -> float:
@@ -308,6 +322,21 @@ class _Pruner:
             middle = round((low + high) / 2, 4)
             low, high = (low, middle) if left(middle) <= share else (middle, high)
         return high
+
+    def _ratio_in_time(self, model: Model, share: float) -> float:
+        way, scores = self._usual_way(model), _Scores()
+        versions = []
+        for ratio in LATENCY_RATIOS:
+            with contextlib.suppress(_Nothing):
+                net = self._build(model, _Wish(ratio), way, scores, check=False)
+                versions.append((ratio, dataclasses.replace(model, module=net)))
+        return first_in_time(model, versions, share, self.speeds, self.say)
+
+    def _usual_way(self, model: Model) -> _Way:
+        try:
+            return self._way(model, _Wish(RATIO))[0]
+        except _Nothing:
+            return _Way()
 
 
 def _widths(model: Model) -> dict[str, int]:
@@ -345,10 +374,10 @@ def _choose(sets: Sequence[ChannelSet], scores: Mapping[str, torch.Tensor], wish
     widths = {one.name: wish.widths.get(one.name, one.count) for one in sets}
     if options.scope == "net" and not isinstance(wish.ratio, tuple):
         shares = _global_kept(sets, scores, widths, wish.ratio)
-        kept = {name: _kept_of(count, widths[name], options.round_to) for name, count in shares.items()}
+        kept = {name: _kept_of(count, widths[name], options.unit) for name, count in shares.items()}
     else:
         kept = {
-            one.name: _kept(widths[one.name], ratio, math.lcm(options.round_to, one.groups))
+            one.name: _kept(widths[one.name], ratio, math.lcm(options.unit, one.groups))
             for one, ratio in _ratios(sets, wish.ratio)
         }
     for one in sets:
@@ -424,7 +453,7 @@ def _no_effect(model: Model, options: PruneOptions) -> NoEffect:
     return NoEffect(
         "prune found nothing to remove",
         code="N10",
-        where={"model": model.architecture, "ratio": options.ratio, "round_to": options.round_to},
+        where={"model": model.architecture, "ratio": options.ratio, "round_to": options.unit},
         why="every layer keeps all its channels at this ratio",
         fix="raise the ratio, lower round_to, ignore fewer layers, or leave the step out of the plan",
     )
@@ -435,7 +464,7 @@ def _out_of_reach(model: Model, options: PruneOptions, least: float) -> ConfigEr
     return ConfigError(
         f"pruning cannot bring the {kind} down to {options.macs or options.params:g} of what they are",
         code="C86",
-        where={"model": model.architecture, "scope": options.scope, "round_to": options.round_to},
+        where={"model": model.architecture, "scope": options.scope, "round_to": options.unit},
         why=f"with {MOST:.0%} of the channels removed, {least:.3f} of them stay",
         fix="ask for less, lower round_to, ignore fewer layers, or take a smaller net",
     )

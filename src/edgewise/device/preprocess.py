@@ -23,17 +23,20 @@ Normalisation is not here: it is inside the exported graph.
 import os
 import struct
 import sys
-from typing import Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 import numpy as np
 
 from edgewise.device.decode import MAX_PIXELS, PNG_START, BadImage, decode, luma
-from edgewise.device.resample import RESAMPLE, resample
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 HAS_PILLOW: Optional[bool] = None  # not known until a picture needs it: a small one takes less time than the import
 SMALL_PIXELS = 128 * 128  # up to so many, a picture is not worth the import
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")  # MPO too: Pillow's JPEG reader opens it
 FITS = ("squash", "crop", "pad")
+RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # Pillow's constants, which moved between its versions
 
 __all__ = [
     "FITS",
@@ -56,10 +59,11 @@ def pillow() -> Any:
     global HAS_PILLOW
     if HAS_PILLOW is not False:
         try:
-            from PIL import Image, ImageOps
+            from PIL import Image as image
+            from PIL import ImageOps as operations
 
             HAS_PILLOW = True
-            return Image, ImageOps
+            return image, operations
         except ImportError:
             HAS_PILLOW = False
     return None
@@ -107,13 +111,13 @@ def open_image(source: Any) -> Any:
         known = pillow()
         if known is None:
             return decode(_content(source))
-        Image, ImageOps = known
-        with Image.open(source, formats=FORMATS) as image:
+        library, operations = known
+        with library.open(source, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BadImage("{} x {} pixels, more than the {} allowed".format(width, height, MAX_PIXELS))
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            upright = operations.exif_transpose(image)
             if image.format == "PNG" and upright.mode == "I":  # how older Pillow opens 16-bit gray
                 upright = _gray(np.asarray(upright) / 256.0)
             return upright
@@ -135,7 +139,7 @@ def _content(source: Any) -> bytes:
         return stream.read()
 
 
-def to_mode(image: Any, channels: int) -> Any:
+def to_mode(image: "Image.Image", channels: int) -> "Image.Image":
     """Convert a decoded image to 8-bit RGB (channels=3) or gray (channels=1)."""
     if image.mode.startswith("I;16"):
         image = _gray(np.asarray(image).astype(np.uint16) / 256.0)
@@ -147,9 +151,9 @@ def to_mode(image: Any, channels: int) -> Any:
         image = _gray(values * 255.0 if values.max(initial=0.0) <= 1.0 else values)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        Image = pillow()[0]
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
+        library = pillow()[0]
+        white = library.new("RGBA", image.size, (255, 255, 255, 255))
+        image = library.alpha_composite(white, image)
     if image.mode not in ("RGB", "L"):
         image = image.convert("RGB")
     return image.convert("RGB" if channels == 3 else "L")
@@ -207,13 +211,15 @@ def _scale(image: Any, height: int, width: int, interpolation: str, box: Tuple[f
         image = _resize(image, height, columns, interpolation, (0, top, columns, bottom))
         return _resize(image, height, width, interpolation, (left, 0, right, height))
     if isinstance(image, np.ndarray):
-        return resample(image, height, width, interpolation, box)
+        return _resize(image, height, width, interpolation, box)
     image = _resize(image, rows, width, interpolation, (left, 0, right, rows))
     return _resize(image, height, width, interpolation, (0, top, width, bottom))
 
 
 def _resize(image: Any, height: int, width: int, interpolation: str, box: Tuple[float, float, float, float]) -> Any:
     if isinstance(image, np.ndarray):
+        from edgewise.device.resample import resample
+
         return resample(image, height, width, interpolation, box)
     return image.resize((width, height), RESAMPLE[interpolation], box=box)
 

@@ -10,7 +10,6 @@ from typing import Any, Tuple
 
 import numpy as np
 
-RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # Pillow's constants, which moved between its versions
 FILTER_BITS = 22  # 32 bits less 8 of the pixel and 2 for sums of bicubic's negative lobes
 FILTER_SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # half the width of a filter, in new pixels
 STRIP_BYTES = 1 << 20  # what is summed at a time, so that it stays in the processor's cache
@@ -21,7 +20,7 @@ def resample(pixels: Any, height: int, width: int, interpolation: str, box: Any 
 
     Args:
         pixels: the picture, not changed.
-        interpolation: a key of ``RESAMPLE``.
+        interpolation: a key of ``preprocess.RESAMPLE``.
         box: the part that is scaled, (left, top, right, bottom) in pixels, fractions allowed; default: all of it.
     """
     rows, columns = pixels.shape[:2]

@@ -14,7 +14,7 @@ TIFF too and is faster, OpenCV reads JPEG and cameras. Exit codes: 0 ok, 2 usage
 something is not installed or the camera is gone, 6 the bundle is damaged or was changed, 130 Ctrl-C.
 """
 
-import argparse
+import gc
 import json
 import os
 import sys
@@ -22,13 +22,14 @@ import time
 from typing import Any, Dict, List, Optional
 
 _FIRST_LINE = time.monotonic()  # before the slow imports: they are part of a cold start
+if __name__ == "__main__":
+    gc.disable()  # importing makes many objects and no garbage; see `load_session`
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime 1.32 writes a device id and may report it unless told before
 
 import numpy as np  # noqa: E402
 
 from edgewise.device.decode import MAX_PIXELS, BadImage, NoDecoder  # noqa: E402
 from edgewise.device.onnxfile import BadModel, check_model, read_model, with_float_input  # noqa: E402
-from edgewise.device.packed import BadPacked, unpack  # noqa: E402
 from edgewise.device.preprocess import open_image, open_small, prepare, softmax  # noqa: E402
 
 try:
@@ -122,13 +123,21 @@ def read_checked(folder: str, manifest: Dict[str, Any]) -> Any:
     try:
         model = read_model(path)
         if manifest["format"] == "packed":
-            model = unpack(model)
+            model = unpacked(model, path)
         return path, model, check_model(model)
+    except BadModel as problem:
+        raise Refused(6, problem.code, problem.what, path, str(problem), "export it again; do not run it") from None
+
+
+def unpacked(model: bytes, path: str) -> bytes:
+    """The ONNX file of a packed one; `path` is only named."""
+    from edgewise.device.packed import BadPacked, unpack
+
+    try:
+        return unpack(model)
     except BadPacked as problem:
         fix = "copy or export it again; do not run it"
         raise Refused(6, "U53", "this packed model is damaged", path, str(problem), fix) from None
-    except BadModel as problem:
-        raise Refused(6, problem.code, problem.what, path, str(problem), "export it again; do not run it") from None
 
 
 def load_session(model: bytes, path: str, threads: int) -> Any:
@@ -140,7 +149,9 @@ def load_session(model: bytes, path: str, threads: int) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        gc.enable()
+        return session
     except Exception as problem:  # noqa: BLE001 - the runtime's errors share no base class but Exception
         why = str(problem).splitlines()[0]
         raise Refused(
@@ -328,75 +339,132 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+COMMANDS = {
+    "classify": (
+        "IMAGE...",
+        {"--top": 3, "--threshold": None, "--threads": 1},
+        "say what is on pictures (or .npy, uint8 height x width [x 3]), one JSON line each",
+    ),
+    "camera": (
+        "[SOURCE]",
+        {"--every": 1, "--frames": 0, "--top": 3, "--threshold": None, "--threads": 1},
+        "say what a camera (number, GStreamer pipeline or video file; default: 0) sees, one JSON line a frame",
+    ),
+    "bench": ("[IMAGE]", {"--runs": 100, "--threads": 1}, "time it here, one JSON line a clock; e2e needs an image"),
+    "verify": ("", {}, "check that no file was changed"),
+    "tensorrt": ("FILE", {}, "write the fp32 model as TensorRT 8.2 takes it; FILE must not exist"),
+    "probe": (
+        "",
+        {"--runs": 20, "--threads": 1, "--baseline": False, "--started": _FIRST_LINE},
+        "time a cold start and read its memory",
+    ),
+}  # type: Dict[str, Any]  # command -> its words, its options with their defaults, what it does
+OPTIONS = {
+    "--bundle": "folder with manifest.json (default: where this file is)",
+    "--threads": "threads of the runtime",
+    "--top": "how many labels to list",
+    "--threshold": "label null below this confidence, 0 to 1 (default: the bundle's)",
+    "--every": "classify every n-th frame",
+    "--frames": "stop after so many answers, 0 never",
+    "--runs": "inferences to time",
+    "--baseline": "stop once the runtime is imported",
+    "--started": "time.monotonic() at the launch",
+}
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """The command line; returns the exit code."""
-    options = _parser().parse_args(argv)
+    command, words, options = read_words(sys.argv[1:] if argv is None else argv)
+    bundle, threads = options["--bundle"], options.get("--threads", 1)
+    first = words[0] if words else None
     try:
-        if options.command == "classify":
-            return classify(options.bundle, options.image, options.top, options.threshold, options.threads)
-        if options.command == "camera":
-            asked = (options.source, options.every, options.frames, options.top, options.threshold)
-            return camera(options.bundle, *asked, options.threads)
-        if options.command == "bench":
-            return bench(options.bundle, options.image, options.runs, options.threads)
-        if options.command == "verify":
-            return verify(options.bundle)
-        if options.command == "tensorrt":
-            return tensorrt(options.bundle, options.file)
-        return probe(options.bundle, options.runs, options.threads, options.baseline, options.started)
+        if command == "classify":
+            return classify(bundle, words, options["--top"], options["--threshold"], threads)
+        if command == "camera":
+            every, frames = options["--every"], options["--frames"]
+            return camera(bundle, first or "0", every, frames, options["--top"], options["--threshold"], threads)
+        if command == "bench":
+            return bench(bundle, first, options["--runs"], threads)
+        if command == "verify":
+            return verify(bundle)
+        if command == "tensorrt":
+            return tensorrt(bundle, str(first))
+        return probe(bundle, options["--runs"], threads, options["--baseline"], options["--started"])
     except Refused as problem:
         print(problem.message, file=sys.stderr)
         return problem.exit_code
     except BadImage as problem:
-        print("error: {}: {}".format(options.image, problem), file=sys.stderr)
+        print("error: {}: {}".format(first, problem), file=sys.stderr)
         return 4 if isinstance(problem, NoDecoder) else 3
     except KeyboardInterrupt:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    here = os.path.dirname(os.path.abspath(__file__))
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--bundle", default=here, help="folder with manifest.json (default: where this file is)")
-    timed = argparse.ArgumentParser(add_help=False, parents=[common])
-    timed.add_argument("--threads", type=_at_least_1, default=1, help="threads of the runtime (default: 1)")
-    asked = argparse.ArgumentParser(add_help=False, parents=[timed])
-    asked.add_argument("--top", type=_at_least_1, default=3, help="how many labels to list (default: 3)")
-    asked.add_argument("--threshold", type=_share, help="label null below this confidence (default: the bundle's)")
-    parser = argparse.ArgumentParser(description="Run an edgewise bundle.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.required = True
-    one = commands.add_parser("classify", parents=[asked], help="say what is on pictures, one JSON line each")
-    one.add_argument("image", nargs="+", help="picture file, or .npy with uint8 (height, width[, 3])")
-    one = commands.add_parser("camera", parents=[asked], help="say what a camera sees, one JSON line for a frame")
-    one.add_argument("source", nargs="?", default="0", help="number, GStreamer pipeline or video file (default: 0)")
-    one.add_argument("--every", type=_at_least_1, default=1, help="classify every n-th frame (default: 1)")
-    one.add_argument("--frames", type=int, default=0, help="stop after so many answers (default: 0, never)")
-    one = commands.add_parser("bench", parents=[timed], help="time it here, one JSON line for each clock")
-    one.add_argument("image", nargs="?", help="picture; without one there is no e2e clock")
-    one.add_argument("--runs", type=_at_least_1, default=100, help="inferences to time (default: 100)")
-    commands.add_parser("verify", parents=[common], help="check that no file was changed")
-    one = commands.add_parser("tensorrt", parents=[common], help="write the fp32 model as TensorRT 8.2 takes it")
-    one.add_argument("file", help="the .onnx file to write; must not exist")
-    one = commands.add_parser("probe", parents=[timed], help="time a cold start and read its memory")
-    one.add_argument("--runs", type=_at_least_1, default=20, help="inferences to run (default: 20)")
-    one.add_argument("--baseline", action="store_true", help="stop once the runtime is imported")
-    one.add_argument("--started", type=float, default=_FIRST_LINE, help="time.monotonic() at the launch")
-    return parser
+def read_words(argv: List[str]) -> Any:
+    """(command, words, options) of a command line; ends the program with 2 where it is wrong, with 0 after --help.
+
+    argparse would take a tenth of a cold start.
+    """
+    if argv[:1] in (["-h"], ["--help"]):
+        _help(0, "")
+    if not argv or argv[0] not in COMMANDS:
+        _help(2, "no command {!r}".format(argv[0]) if argv else "a command is missing")
+    command, rest = argv[0], list(argv[1:])
+    words = []  # type: List[str]
+    options = dict(COMMANDS[command][1], **{"--bundle": os.path.dirname(os.path.abspath(__file__))})
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if word == "--":
+            words, rest = words + rest, []
+        elif not word.startswith("-") or word == "-":
+            words.append(word)
+        elif word in ("-h", "--help"):
+            _help(0, "", command)
+        elif name not in options:
+            _help(2, "{} has no option {} (a file of that name is ./{})".format(command, name, word), command)
+        elif COMMANDS[command][1].get(name) is False and not equals:
+            options[name] = True
+        elif not equals and not rest:
+            _help(2, "{} needs a value".format(name), command)
+        else:
+            options[name] = _converted(command, name, value if equals else rest.pop(0))
+    least, most = {"IMAGE...": (1, None), "FILE": (1, 1), "": (0, 0)}.get(COMMANDS[command][0], (0, 1))
+    if len(words) < least or (most is not None and len(words) > most):
+        _help(2, "{} takes {}, not {} words".format(command, COMMANDS[command][0] or "none", len(words)), command)
+    return command, words, options
 
 
-def _at_least_1(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("1 or more, not {}".format(value))
-    return value
+def _converted(command: str, name: str, text: str) -> Any:
+    try:
+        if name == "--bundle":
+            return text
+        if name == "--baseline":
+            raise ValueError("takes no value")
+        value = float(text) if name in ("--threshold", "--started") else int(text)
+        if name == "--threshold" and not 0 <= value <= 1:
+            raise ValueError("0 to 1, not {}".format(text))
+        if name in ("--threads", "--top", "--every", "--runs") and value < 1:
+            raise ValueError("1 or more, not {}".format(text))
+        return value
+    except ValueError as problem:
+        return _help(2, "{}: {}".format(name, problem), command)
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("0 to 1, not {}".format(value))
-    return value
+def _help(code: int, problem: str, command: str = "") -> None:
+    """Say how it is used, and what was wrong, and end the program."""
+    lines = []
+    for name in [command] if command else COMMANDS:
+        words, defaults, about = COMMANDS[name]
+        lines.append("usage: runner.py {} {} [options]\n    {}".format(name, words, about))
+        for option in [*defaults, "--bundle"] if command else []:
+            default = defaults.get(option)
+            shown = "" if default is None or option in ("--started", "--baseline") else " (default: {})".format(default)
+            lines.append("    {:12} {}{}".format(option, OPTIONS[option], shown))
+    print("\n".join(lines), file=sys.stderr if code else sys.stdout)
+    if problem:
+        print("error: " + problem, file=sys.stderr)
+    raise SystemExit(code)
 
 
 def _open_camera(cv2: Any, source: str) -> Any:

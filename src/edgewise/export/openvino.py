@@ -51,6 +51,7 @@ class OpenVinoExporter:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             graph = openvino.Core().read_model(floating)
+            _name_hard_activations(graph)
             if spec.precision == "int8":
                 graph = _quantized(graph, spec)
             graph.set_rt_info(list(model.labels), ["edgewise", "labels"])
@@ -64,6 +65,44 @@ class OpenVinoExporter:
                 why=str(problem).strip().splitlines()[-1],
                 fix="choose another format; the onnx file of the same model is not concerned",
             ) from problem
+
+
+def _name_hard_activations(graph: Any) -> None:
+    """Write hard-swish and MobileNetV3's hard-sigmoid as OpenVINO's operations of these names; answers stay the same.
+
+    ONNX of operator set 13 has neither, and OpenVINO runs its general HardSigmoid by a slow reference kernel, in
+    another memory layout than the convolutions around it: mobilenetv3_small_050 takes 1.6 times as long.
+    """
+    from openvino import opset13
+
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "HardSigmoid" or not _is_relu6_of_3(node):
+            continue
+        given, readers = node.input_value(0), node.output(0).get_target_inputs()
+        only = next(iter(readers)).get_node() if len(readers) == 1 else None
+        if (
+            only is not None
+            and only.get_type_name() == "Multiply"
+            and given in (only.input_value(0), only.input_value(1))
+        ):
+            _replace(only, opset13.hswish(given))
+        else:
+            _replace(node, opset13.hsigmoid(given))
+    graph.validate_nodes_and_infer_types()
+
+
+def _is_relu6_of_3(node: Any) -> bool:
+    """relu6(x + 3) / 6, as MobileNetV3 has it, and no other slope or offset."""
+    slope, offset = (node.input_value(index).get_node() for index in (1, 2))
+    if {slope.get_type_name(), offset.get_type_name()} != {"Constant"}:
+        return False
+    return abs(float(slope.data.item()) - 1 / 6) < 1e-6 and abs(float(offset.data.item()) - 0.5) < 1e-6
+
+
+def _replace(old: Any, new: Any) -> None:
+    new.set_friendly_name(old.get_friendly_name())
+    for reader in old.output(0).get_target_inputs():
+        reader.replace_source_output(new.output(0))
 
 
 def _quantized(graph: Any, spec: ExportSpec) -> Any:

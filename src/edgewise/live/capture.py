@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,10 +12,10 @@ from edgewise.device import Pixels
 from edgewise.errors import ConfigError, DataError, UnavailableError
 from edgewise.live import devices
 from edgewise.live.base import Source
+from edgewise.live.opencv import hushed, load_opencv
 from edgewise.live.pixels import to_rgb
 from edgewise.live.wanted import Wanted
 
-INSTALL = 'pip install "edgewise[camera]"'
 NETWORK_TIMEOUT_MS = 5000
 """Without a word for so long, a network camera counts as lost."""
 CLOSE_S = 1.0
@@ -40,7 +39,7 @@ class CaptureSource:
         self._lost = lost
         self._lock = threading.Lock()
         self._closed = False
-        self.fps: float | None = capture.get(_cv2().CAP_PROP_FPS) or None
+        self.fps: float | None = capture.get(load_opencv(name).CAP_PROP_FPS) or None
 
     def read(self) -> Pixels | None:
         """The next frame, RGB; None at the end of a file.
@@ -78,7 +77,7 @@ def open_usb(text: str, wanted: Wanted) -> Source:
     """
     if text and not text.isdigit():
         raise ConfigError(f'not a camera: "usb:{text}"', code="L01", fix="usb:0 is /dev/video0")
-    cv2 = _cv2()
+    cv2 = load_opencv("a USB camera")
     number = int(text or 0)
     device = f"/dev/video{number}"
     devices.check_device(device, devices.ROOT)
@@ -106,9 +105,12 @@ def open_network(url: str, wanted: Wanted) -> Source:  # noqa: ARG001 - a networ
     """`rtsp://host/path`. A name and password in the address are used and never shown.
 
     Raises:
+        ConfigError: L01, not such an address.
         UnavailableError: L06, L09 it does not answer, or is not a camera.
     """
-    cv2 = _cv2()
+    if not url.startswith(("rtsp://", "rtsps://")):
+        raise ConfigError(f'not an address: "{url}"', code="L01", fix="rtsp://HOST/PATH")
+    cv2 = load_opencv("a network camera")
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS]
     with hushed(cv2):
         capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits)
@@ -126,7 +128,7 @@ def open_video(path: Path) -> Source:
         DataError: L10, no video that OpenCV can decode.
         UnavailableError: L06.
     """
-    cv2 = _cv2()
+    cv2 = load_opencv("a video file")
     with hushed(cv2):
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
@@ -150,17 +152,6 @@ def without_password(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-@contextlib.contextmanager
-def hushed(cv2: Any) -> Iterator[None]:
-    """Inside the block OpenCV does not write its own words to standard error: ours say what is wrong."""
-    before = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(before)
-
-
 def _unplugged(device: str, number: int) -> UnavailableError:
     there = device in devices.cameras(devices.ROOT)
     return UnavailableError(
@@ -178,11 +169,3 @@ def _silent(name: str, why: str) -> UnavailableError:
         why=why,
         fix="is it on, and in this network? `ffplay URL` shows whether address, name and password are right",
     )
-
-
-def _cv2() -> Any:
-    try:
-        import cv2
-    except ImportError as problem:
-        raise UnavailableError("this needs OpenCV", code="L06", why=str(problem), fix=INSTALL) from None
-    return cv2

@@ -25,7 +25,7 @@ from edgewise.device import Pixels
 from edgewise.device.onnxfile import BadModel, check_any_model, read_model
 from edgewise.errors import ConfigError, UnavailableError, UntrustedError, nearest
 from edgewise.live.base import Box, Detector
-from edgewise.live.capture import INSTALL
+from edgewise.live.opencv import load_opencv
 
 MIN_SIDE = 30
 """The least width of a found thing in pixels of the frame, as in the loops that this one is measured against."""
@@ -90,7 +90,7 @@ def open_cascade(kind: str, what: str, width: int) -> Detector:
         UnavailableError: L06, no OpenCV; L12, no such cascade here.
         UntrustedError: L13, not a cascade.
     """
-    cv2 = _cv2()
+    cv2 = load_opencv("this detector")
     path = Path(what) if what else _shipped(CASCADES[kind], str(cv2.data.haarcascades))
     if path is None or not path.is_file():
         raise UnavailableError(
@@ -118,7 +118,7 @@ def open_yunet(_: str, what: str, width: int) -> Detector:
         UntrustedError: not a file that may be opened (U60 to U65), or not YuNet (L13).
     """
     model = read_checked(what)
-    cv2 = _cv2()
+    cv2 = load_opencv("this detector")
     empty: Any = []
     try:
         import numpy as np
@@ -213,11 +213,3 @@ def sha256(data: bytes) -> str:
 
 def _shipped(name: str, folder: str) -> Path | None:
     return next((path for place in (folder, *PLACES) if (path := Path(place) / name).is_file()), None)
-
-
-def _cv2() -> Any:
-    try:
-        import cv2
-    except ImportError as problem:
-        raise UnavailableError("this detector needs OpenCV", code="L06", why=str(problem), fix=INSTALL) from None
-    return cv2

@@ -75,7 +75,7 @@ class Grabber:
         self._frames: deque[tuple[Frame, float]] = deque()
         self._dropped = 0
         self._note = ""
-        self._lost = ""
+        self._lost = self._told = ""
         self._over: Over | None = None
         self._stop = threading.Event()
         self._number = 0
@@ -83,10 +83,13 @@ class Grabber:
         self._thread.start()
 
     def take(self, timeout: float) -> Taken | Quiet | Over:
-        """The next frame; `Quiet` while the source is lost, and after `timeout` seconds without a frame."""
+        """The next frame; `Quiet` at once on news of a lost source, and after `timeout` seconds without a frame."""
         with self._change:
-            self._change.wait_for(lambda: bool(self._frames or self._over or self._lost), timeout)
+            self._change.wait_for(
+                lambda: bool(self._frames or self._over) or (self._lost != "" and self._lost != self._told), timeout
+            )
             if self._frames:
+                self._told = ""
                 frame, grab_ms = self._frames.popleft()
                 dropped, self._dropped = self._dropped, 0
                 note, self._note = self._note, ""
@@ -95,9 +98,8 @@ class Grabber:
             if self._over:
                 return self._over
             if self._lost:
-                lost = self._lost
-                self._change.wait_for(lambda: bool(self._frames or self._over) or self._lost != lost, timeout)
-                return Quiet(lost)
+                self._told = self._lost
+                return Quiet(self._lost)
             return Quiet(f"{self._source.name} has given no frame for {timeout:g} s")
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgewise.device import Pixels
 from edgewise.errors import ConfigError, UnavailableError
+from edgewise.live.opencv import load_opencv
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 GAP_S = 10.0
@@ -50,8 +51,7 @@ class Recorder:
         Raises:
             UnavailableError: L14, the file cannot be written; L06, no OpenCV.
         """
-        import cv2
-
+        cv2 = load_opencv("recording")
         size = picture.shape[1], picture.shape[0]
         if self._writer is None:
             self._open(size)
@@ -89,11 +89,7 @@ class Recorder:
         return max(0, missing)
 
     def _open(self, size: tuple[int, int]) -> None:
-        try:
-            import cv2
-        except ImportError as problem:
-            fix = 'pip install "edgewise[camera]"'
-            raise UnavailableError("recording needs OpenCV", code="L06", why=str(problem), fix=fix) from None
+        cv2 = load_opencv("recording")
         suffix = self._path.suffix.lower()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewise.bundle import read_manifest
+from edgewise.interrupt import Interrupted
 from edgewise.live.base import Detector, Source, View
 from edgewise.live.classify import Classifier, open_classifier
 from edgewise.live.decide import Decider, Rule, steady
@@ -97,16 +98,23 @@ def run_session(asked: Session) -> Ending:
         decide=Decider(classifier.labels, rule),
         reopen=lambda: open_source(asked.source, wanted),
     )
-    with contextlib.closing(sink), contextlib.closing(_generator(views)), keys() as quit_pressed:
-        for view in views:
-            if saver:
-                saver.take(view)
-            if not sink.take(view) or quit_pressed():
-                break
+    try:
+        with contextlib.closing(sink), contextlib.closing(_generator(views)), keys() as quit_pressed:
+            for view in views:
+                if saver:
+                    saver.take(view)
+                if not sink.take(view) or quit_pressed():
+                    break
+    except Interrupted:
+        for words in _last_words(sink, profile, saver):
+            _say(words)
+        raise
+    return Ending(tuple(_last_words(sink, profile, saver)), sink.lines)
+
+
+def _last_words(sink: _Sink, profile: Profile, saver: UncertainSaver | None) -> list[str]:
     words = sink.last_words(profile.budget())
-    if saver:
-        words.insert(-1, saver.kept().words())
-    return Ending(tuple(words), sink.lines)
+    return [*words[:-1], saver.kept().words(), words[-1]] if saver else words
 
 
 def _rule(asked: Session) -> Rule:
@@ -126,7 +134,8 @@ class _Sink:
         self.lines = asked.json_lines or headless
         self._window: Window | None = None if headless else open_window()
         self._size = 640, 480
-        self._note = ""
+        self._told = "", ""
+        self._frames = 0
 
     def take(self, view: View) -> bool:
         """Show, record, print and count a view; False when the window says that this is the end."""
@@ -142,12 +151,17 @@ class _Sink:
                 goes_on = self._window.show(picture)
             draw_ms = (time.perf_counter() - started) * 1e3
         self._profile.add(view, draw_ms)
-        if self.lines and not _put(line(view, self._asked.smooth)):
-            return False
-        if view.note != self._note:
-            self._note = view.note
-            _say(f"{view.state}: {view.note}" if view.note else "live again")
-        return goes_on
+        self._frames += view.frame is not None
+        self._tell(view)
+        return goes_on and not (self.lines and not _put(line(view, self._asked.smooth)))
+
+    def _tell(self, view: View) -> None:
+        """Say news of the source to a person."""
+        if view.note and (view.state, view.note) != self._told:
+            _say(f"{view.state}: {view.note}")
+        elif view.state == "live" and self._told[0] == "no signal":
+            _say("live again")
+        self._told = view.state, view.note
 
     def close(self) -> None:
         """Finish the recording and take the window away."""
@@ -161,10 +175,10 @@ class _Sink:
     def last_words(self, budget: Budget | None) -> list[str]:
         """The profile and the next command to try."""
         if budget is None:
-            return ["no frames were shown"]
+            return [f"{self._frames} frames: too few to say how long they take"]
         if self.lines and self._asked.profile:
             _put({"profile": asdict(budget)})
-        words = lines(budget) if self._asked.profile else [f"{budget.frames + 1} frames, {budget.fps:.1f} a second"]
+        words = lines(budget) if self._asked.profile else [f"{self._frames} frames, {budget.fps:.1f} a second"]
         command = f"edgewise live {shlex.quote(str(self._asked.bundle))} --source {shlex.quote(self._asked.source)}"
         return [*words, f"next: {command} " + ("--record out.mp4" if self._asked.profile else "--profile")]
 
