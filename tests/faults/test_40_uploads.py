@@ -138,7 +138,7 @@ def test_the_largest_pictures_that_are_taken_stay_within_bounds(process: tuple[i
 
 
 def test_slow_clients_are_cut_off_and_others_are_served(tiny: Path) -> None:
-    limits = replace(Limits(), head_s=1.0, body_s=1.0)
+    limits = replace(Limits(), head_s=2.0, body_s=2.0)
     with serving(tiny, limits=limits) as running:
         links = [socket.create_connection(("127.0.0.1", running.port), timeout=20) for _ in range(30)]
         head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {running.token}\r\n".encode()
