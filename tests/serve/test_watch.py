@@ -281,8 +281,6 @@ def test_no_thread_and_no_port_are_left(tiny: Path, wide: Path) -> None:
         wait_until(lambda: link.next()[0]["state"] == "live")
         assert {"edgewise-live", "edgewise-grab"} <= {thread.name for thread in threading.enumerate()}
         running.classify(b"nothing")
-        started = time.monotonic()
-    assert time.monotonic() - started < 8
     wait_until(lambda: set(threading.enumerate()) <= before)
     with serving(tiny, port=running.port) as again:
         assert again.port == running.port
