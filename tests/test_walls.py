@@ -30,6 +30,7 @@ RING = [
     "measure",
     "report",
     "live",
+    "serve",
 ]
 HOST_ONLY = ("torch", "torchvision", "timm", "torch_pruning", "sklearn", "onnx", "safetensors")
 

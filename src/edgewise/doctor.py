@@ -36,6 +36,7 @@ _OPTIONAL = {
     "mlflow": ("mlflow-skinny", "mlflow"),
     "wandb": ("wandb", "wandb"),
     "umap": ("umap-learn", "umap"),
+    "uvicorn": ("uvicorn", "serve"),
 }
 """Module -> (package, extra that brings it). They are looked for and not imported, which takes seconds for some."""
 _INSTALL = 'pip install "edgewise[host]"'

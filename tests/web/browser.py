@@ -109,14 +109,14 @@ class Visit:
 
     def settled(self) -> None:
         """Wait until a result or a problem is shown."""
-        self.page.locator("#result:not([data-state=empty]), #problems li").first.wait_for(state="attached")
+        self.page.locator(".result:not([data-state=empty]), #problems li").first.wait_for(state="attached")
 
 
 @contextmanager
-def visit(browser: Browser, address: str, *, before: str = "", **context: Any) -> Iterator[Visit]:
+def visit(browser: Browser, address: str, *, before: str = "", enter: str = "", **context: Any) -> Iterator[Visit]:
     """Open a page, wait until it is ready or has failed; at the end it must have done nothing wrong.
 
-    `before` is a script that runs ahead of the page's own.
+    `before` is a script that runs ahead of the page's own; `enter` is what stands behind the address at first.
     """
     window = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
     window.set_default_timeout(60_000)
@@ -127,7 +127,7 @@ def visit(browser: Browser, address: str, *, before: str = "", **context: Any) -
         page.on("console", lambda line: seen.problems.append(line.text) if line.type in ("error", "warning") else None)
         page.on("pageerror", lambda problem: seen.problems.append(str(problem)))
         page.on("request", lambda request: seen.asked.append(request.url))
-        page.goto(address)
+        page.goto(address + enter)
         page.wait_for_selector("html[data-state]", state="attached")
         yield seen
         assert seen.all_problems() == []

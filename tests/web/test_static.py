@@ -11,8 +11,11 @@ import pytest
 from edgewise import cli
 from edgewise.export import web
 from edgewise.export.web.readme import HEADERS, POLICY
+from edgewise.serve.page import FOLDER
 
 PAGE = Path(web.__file__).parent / "page"
+SERVED = FOLDER
+"""The page of `edgewise serve`, whose style and camera both pages use."""
 
 
 def test_the_policy_is_strict_and_the_same_everywhere() -> None:
@@ -23,9 +26,12 @@ def test_the_policy_is_strict_and_the_same_everywhere() -> None:
     assert "unsafe-inline" not in POLICY
     assert "'unsafe-eval'" not in POLICY
     assert not re.search(r"\son\w+=|style=|<style|<script(?! type=\"module\" src=\"app.js\")", markup)
-    scripts = "".join(path.read_text() for path in PAGE.glob("*.js"))
+    served = (SERVED / "index.html").read_text()
+    assert not re.search(r"\son\w+=|style=|<style|<script(?! type=\"module\" src=\"serve.js\")", served)
+    scripts = "".join(path.read_text() for folder in (PAGE, SERVED) for path in folder.glob("*.js"))
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", scripts)
-    assert re.findall(r"https?://", scripts + markup + (PAGE / "style.css").read_text()) == []
+    styles = "".join(path.read_text() for path in SERVED.glob("*.css"))
+    assert re.findall(r"https?://", scripts + markup + served + styles) == []
 
 
 def luminance(colour: str) -> float:
@@ -37,7 +43,7 @@ def luminance(colour: str) -> float:
 
 
 def test_texts_have_contrast_in_light_and_dark() -> None:
-    blocks = re.findall(r":root \{(.*?)\}", (PAGE / "style.css").read_text(), re.DOTALL)
+    blocks = re.findall(r":root \{(.*?)\}", (SERVED / "style.css").read_text(), re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:
         tokens = dict(re.findall(r"--([\w-]+): (#\w+)", block))

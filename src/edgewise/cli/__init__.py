@@ -18,6 +18,7 @@ from edgewise.cli.export import export
 from edgewise.cli.images import data_check, explore_data
 from edgewise.cli.live import live
 from edgewise.cli.look import compare, doctor, models, profile, show_recipe, verify
+from edgewise.cli.serve import serve
 from edgewise.cli.toolchain import toolchain_install, toolchain_list, toolchain_remove
 from edgewise.cli.training import explain, run, train
 from edgewise.cli.web import web
@@ -44,6 +45,7 @@ app.add_typer(toolchain_app, name="toolchain")
 _COMMANDS = (
     *(run, train, export, web, bench),
     *(live, capture),
+    serve,
     *(explain, models, profile, compare),
     *(verify, pack, unpack, doctor),
 )

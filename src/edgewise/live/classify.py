@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.bundle import InputSpec, verify_bundle
+from edgewise.bundle import InputSpec, temperature_of, verify_bundle
 from edgewise.device import RUNTIMES, Pixels, Session
 from edgewise.device.check import check_bundle
 from edgewise.device.preprocess import prepare, softmax
@@ -42,7 +42,7 @@ class Classifier:
 
     def probabilities(self, batch: Pixels) -> NDArray[np.float32]:
         """float32 (N, classes) in the order of `labels`, after the bundle's temperature."""
-        found: NDArray[np.float32] = softmax(self.session.scores(batch) / self.temperature)
+        found: NDArray[np.float32] = softmax(self.session.scores(batch), self.temperature)
         return found
 
 
@@ -65,7 +65,7 @@ def open_classifier(folder: Path, threads: int = 1) -> Classifier:
         labels=tuple(manifest.labels),
         spec=manifest.input,
         session=RUNTIMES[manifest.format].load(folder / manifest.model_file, threads),
-        temperature=manifest.thresholds.get("temperature", 1.0),
+        temperature=temperature_of(manifest) or 1.0,
         facts=facts,
     )
 

@@ -34,10 +34,13 @@ from edgewise.export.web.parity import TOLERANCE, cases
 from edgewise.export.web.readme import licence, readme
 from edgewise.export.web.samples import Sample, read_sample
 from edgewise.runs import file_sha256
+from edgewise.serve.page import FOLDER
 
 KIND, FORMAT_VERSION = "edgewise-web", 1
 FACTS = "web.json"
 _PAGE = Path(__file__).parent / "page"
+_SHARED = ("style.css", "camera.js", "parts.js", "icon.svg")
+"""Parts of the page that `edgewise serve` shows too."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def write_web(
     taken = [read_sample(path, number, manifest.input) for number, path in enumerate(samples, 1)]
     runs_on = onnxruntime_web.runtime_files(runtime, download=download)
     with _appearing(out, force) as staging:
-        for page in sorted(_PAGE.iterdir()):
+        for page in sorted([*_PAGE.iterdir(), *(FOLDER / name for name in _SHARED)]):
             _put(staging / page.name, page.read_bytes())
         for name, data in runs_on.items():
             _put(staging / "onnxruntime" / _served(name), data)

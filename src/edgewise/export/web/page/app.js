@@ -3,22 +3,21 @@
 import { Camera, WORDS } from "./camera.js";
 import { Classifier, best, confidences } from "./classifier.js";
 import { BadPicture } from "./header.js";
+import { Steady, element, listCameras, listenForFiles, percent, say } from "./parts.js";
 import { fetched, selfCheck } from "./selfcheck.js";
 
 const TOP = 5;
 const WINDOW = 60; // results that the times are the median of
 const FPS_MS = 2000;
-const STEADY_MS = 1000; // a camera label is read out when it has stayed so long
 const PICTURES = 24; // pictures of the user's that are kept in the row
 
 const at = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const counted = (number) => number.toLocaleString("en");
 
 const classifier = new Classifier();
 const camera = new Camera(at("video"), cameraIs);
 const times = { model: [], whole: [], seen: [] };
-const steady = { label: "", since: 0, said: "" };
+const steady = new Steady();
 let facts = null;
 let limit = 0.5; // least confidence at which a label is named; the bundle's, until the slider is moved
 let clockStep = 0;
@@ -88,16 +87,7 @@ function shownLimit(share) {
 // --- Pictures -----------------------------------------------------------------------------------------------------
 
 function listen() {
-  at("files").addEventListener("change", ({ target }) => {
-    const files = [...target.files];
-    target.value = "";
-    takeFiles(files);
-  });
-  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
-  addEventListener("dragover", () => at("view").classList.add("over"));
-  for (const name of ["dragleave", "drop"]) addEventListener(name, () => at("view").classList.remove("over"));
-  addEventListener("drop", ({ dataTransfer }) => takeFiles([...dataTransfer.files]));
-  addEventListener("paste", ({ clipboardData }) => takeFiles([...clipboardData.files]));
+  listenForFiles(takeFiles);
   at("camera").addEventListener("click", () => {
     if (camera.open || camera.state === "asking") stopCamera();
     else startCamera();
@@ -208,7 +198,7 @@ async function startCamera(deviceId = "") {
   await camera.start(deviceId);
   if (mine !== turn || !camera.open) return;
   stage("video");
-  listCameras().catch(() => (at("devices").hidden = true)); // the open camera does without the list
+  listCameras(camera).catch(() => (at("devices").hidden = true)); // the open camera does without the list
   for (;;) {
     let result, came;
     try {
@@ -228,7 +218,7 @@ async function startCamera(deviceId = "") {
     const now = performance.now();
     noteTimes({ ...result, whole: now - came }, now);
     showResult(result);
-    sayWhenSteady(now);
+    steady.note(at("label").textContent, at("confidence").textContent);
   }
 }
 
@@ -256,23 +246,11 @@ function cameraIs(state) {
   if (!going) turn += 1;
 }
 
-async function listCameras() {
-  const found = await camera.list();
-  const options = found.map(({ deviceId, label }, i) => {
-    const option = element("option", label || `Camera ${i + 1}`);
-    option.value = deviceId;
-    return option;
-  });
-  at("device").replaceChildren(...options);
-  at("device").value = camera.deviceId;
-  at("devices").hidden = found.length < 2;
-}
-
 // --- Results ------------------------------------------------------------------------------------------------------
 
 function clearResult() {
   shown = null;
-  Object.assign(steady, { label: "", since: 0, said: "" });
+  steady.forget();
   at("result").dataset.state = "empty";
   at("kicker").textContent = "Result";
   at("label").textContent = "Nothing yet";
@@ -324,19 +302,6 @@ function showPixels(pixels) {
   const canvas = at("pixels");
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   canvas.getContext("2d").putImageData(picture, 0, 0);
-}
-
-/** Read out the label of the camera when it has not changed for a while, and only once. */
-function sayWhenSteady(now) {
-  const label = at("label").textContent;
-  if (label !== steady.label) Object.assign(steady, { label, since: now });
-  if (now - steady.since < STEADY_MS || steady.said === label) return;
-  steady.said = label;
-  say(label, at("confidence").textContent);
-}
-
-function say(...words) {
-  at("announce").textContent = words.join(", ");
 }
 
 // --- Times --------------------------------------------------------------------------------------------------------
@@ -408,12 +373,6 @@ function showCheck(found) {
     }),
   );
   at("findings").dataset.found = JSON.stringify(found);
-}
-
-function element(name, text = "") {
-  const made = document.createElement(name);
-  made.textContent = text;
-  return made;
 }
 
 function told(problem) {
