@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def run_session(asked: Session) -> Ending:
     options = LoopOptions(every=asked.every, smooth=asked.smooth, frames=asked.frames)
     views = run(source, classifier, detector, options, reopen=lambda: open_source(asked.source, wanted))
     try:
-        with contextlib.closing(sink), contextlib.closing(_generator(views)), keys() as quit_pressed:
+        with contextlib.closing(sink), contextlib.closing(views), keys() as quit_pressed:
             for view in views:
                 if not sink.take(view) or quit_pressed():
                     break
@@ -194,11 +193,6 @@ def _recorder(asked: Session, source: Source, wanted: Wanted) -> Recorder | None
         return None
     rate = frame_rate(source) or (wanted.fps if source.live else FILE_FPS)
     return Recorder(asked.record, rate, paced=source.live)
-
-
-def _generator(views: Iterator[View]) -> Any:
-    """The loop as what can be closed: it is a generator."""
-    return views
 
 
 def _put(row: dict[str, Any]) -> bool:
