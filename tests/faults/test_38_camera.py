@@ -191,7 +191,7 @@ def test_a_camera_that_never_gives_a_frame_is_no_signal_from_the_start(classifie
         view = next(views)
         assert (view.state, view.seen) == ("no signal", ())
     start = time.monotonic()
-    views.close()  # type: ignore[attr-defined]
+    views.close()
     assert time.monotonic() - start < 20  # not the 30 s of the stall
 
 
@@ -205,7 +205,7 @@ def test_a_pipeline_that_dies_is_started_again(classifier: Classifier) -> None:
         notes.append(view.note)
         if states.count("live") == 3:
             break
-    views.close()  # type: ignore[attr-defined]
+    views.close()
     assert states == ["live", "no signal", "live", "no signal", "live"]
     assert any("the pipeline does not run" in note and "trying again" in note for note in notes)
 

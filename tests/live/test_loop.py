@@ -158,7 +158,7 @@ def test_a_consumer_that_stops_closes_the_source(classifier: Classifier) -> None
     source = FakeSource([Act("moving", 1000)], fps=500)
     views = run(source, classifier)
     next(views)
-    views.close()  # type: ignore[attr-defined]
+    views.close()
     assert source.closed
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgewise.live.boxes import pair
+from edgewise.live.boxes import iou, pair
 from edgewise.live.detect import open_detector
-from edgewise.live.testing import DIM, FRAMES, FULL, SIZE, SWITCH, frame, frames, pose
+from edgewise.live.testing import DIM, FRAMES, FULL, SIZE, SWITCH, face, frame, frames, pose
 from edgewise.live.track import Tracker
 
 
@@ -46,6 +46,7 @@ def test_following_sees_what_detecting_on_each_frame_sees(astronaut: Image.Image
         tracks = tracker.tracks()
         surest = pair(found[:1], [box for _, box in tracks], 0.6)  # the others are false alarms of a frame
         numbers |= {tracks[at][0] for _, at in surest}
+        assert not found or iou(found[0], face(number)) > 0.5
         same += len(surest) == len(found[:1])
     assert detections <= count / 5
     assert same >= 0.95 * count

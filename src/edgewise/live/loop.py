@@ -15,7 +15,7 @@ before is shown as if it were there. Tracks and averages start anew afterwards.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +59,7 @@ def run(
     *,
     decide: Decide | None = None,
     reopen: Callable[[], Source] | None = None,
-) -> Iterator[View]:
+) -> Generator[View, None, None]:
     """Views of a source, one for each frame that was taken, and one a second while there is no signal.
 
     The source is closed when the iterator ends or is closed.

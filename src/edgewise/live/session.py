@@ -10,7 +10,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ def run_session(asked: Session) -> Ending:
     reopen = functools.partial(open_source, asked.source, wanted)
     views = run(source, classifier, detector, options, decide=decider, reopen=reopen)
     try:
-        with contextlib.closing(sink), contextlib.closing(_generator(views)), keys() as quit_pressed:
+        with contextlib.closing(sink), contextlib.closing(views), keys() as quit_pressed:
             for view in views:
                 if view.state != "live":
                     decider.forget()  # what comes next has nothing to do with what was
@@ -223,11 +222,6 @@ def _recorder(asked: Session, source: Source, wanted: Wanted) -> Recorder | None
         return None
     rate = frame_rate(source) or (wanted.fps if source.live else FILE_FPS)
     return Recorder(asked.record, rate, paced=source.live)
-
-
-def _generator(views: Iterator[View]) -> Any:
-    """The loop as what can be closed: it is a generator."""
-    return views
 
 
 def _put(row: dict[str, Any]) -> bool:

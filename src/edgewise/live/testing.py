@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgewise.device import Pixels
+from edgewise.live.base import Box
 
 FRAMES = 300
 SIZE = (640, 480)
+FACE = (0.34, 0.13, 0.2)
+"""Left, top and side of the face in scikit-image's astronaut.png, as shares of its side."""
 NOISE = 2.0
 """Standard deviation of the sensor noise, in levels."""
 FULL, DIM = 1.0, 0.45
@@ -61,6 +64,13 @@ def frame(photograph: Image.Image, number: int, size: tuple[int, int] = SIZE) ->
     noise: NDArray[np.float32] = np.random.default_rng(number).standard_normal((size[1], size[0], 1), np.float32)
     lit = np.asarray(placed, np.float32) * np.float32(at.light) + noise * np.float32(NOISE)
     return np.clip(lit, 0, 255).astype(np.uint8)
+
+
+def face(number: int, size: tuple[int, int] = SIZE) -> Box:
+    """Where the face is in frame `number`: what a cascade frames of it, by eye in the photograph."""
+    at = pose(number, size)
+    left, top, side = (value * at.side for value in FACE)
+    return Box(at.left + left, at.top + top, side, side)
 
 
 def frames(photograph: Image.Image, count: int = FRAMES, start: int = 0) -> Iterator[Pixels]:
