@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import struct
 import subprocess
@@ -278,15 +277,3 @@ def test_a_packed_file_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UntrustedError) as caught:
         RUNTIMES["packed"].load(packed_bundle(tmp_path, grid_file()) / "model.packed")
     assert caught.value.code == "U61"
-
-
-def test_the_runner_holds_each_name_once() -> None:
-    names: dict[str, int] = {}
-    for node in ast.parse(runner_source(), feature_version=(3, 6)).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names[node.name] = names.get(node.name, 0) + 1
-        elif isinstance(node, ast.Assign):
-            for name in [one for target in node.targets for one in ast.walk(target) if isinstance(one, ast.Name)]:
-                names[name.id] = names.get(name.id, 0) + 1
-    assert {"unpack", "prepare", "classify"} <= set(names)
-    assert [name for name, count in names.items() if count > 1] == []

@@ -18,7 +18,9 @@ from PIL import Image
 from tiny import make_bundle
 
 from edgewise import cli
-from edgewise.live.session import Ending, Session
+from edgewise.live.decide import Decider
+from edgewise.live.fake import Act, FakeSource
+from edgewise.live.session import Ending, Session, run_session
 from edgewise.live.window import why_no_window
 from tests.live.test_record import played
 from tests.live.test_sources import write_video
@@ -113,6 +115,19 @@ def test_below_the_threshold_of_the_bundle_it_says_unknown_and_keeps_the_picture
     np.testing.assert_array_equal(np.asarray(Image.open(picture)), np.asarray(Image.open(colours / "0.png")))
     again = live(str(bundle), "--source", str(colours), "--headless", "--threshold", "0")
     assert [view["seen"][0]["label"] for view in rows(again.stdout) if view.get("seen")] == ["red", "green", "blue"]
+
+
+def test_a_label_is_not_kept_over_a_lost_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise patience would carry what was seen before over to what is seen after it."""
+    bundle = make_bundle(tmp_path / "made")
+    source = FakeSource((Act("moving", 2), Act("stall", seconds=1.6), Act("moving", 2)), fps=20)
+    monkeypatch.setattr("edgewise.live.session.open_source", lambda *arguments: source)
+    forgotten: list[int | None] = []
+    monkeypatch.setattr(Decider, "forget", lambda self, track=None: forgotten.append(track))
+    ending = run_session(Session(bundle, "fake", headless=True, json_lines=True, patience=99))
+    assert len(forgotten) >= 2  # no signal, and the end
+    assert set(forgotten) == {None}
+    assert "4 frames" in ending.words[0]
 
 
 def test_what_is_shown_is_recorded_at_the_rate_of_the_file(bundle: Path, tmp_path: Path) -> None:

@@ -233,3 +233,21 @@ def test_picamera_asks_for_rgb_in_memory_and_stops_what_it_started(monkeypatch: 
     assert calls == ["start", "stop", "close"]
     with pytest.raises(UnavailableError, match=r"no camera picamera:1[\s\S]*imx708"):
         open_source("picamera:1")
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    video = write_video(tmp_path / "a.avi")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setattr("edgewise.live.gst.WAYS", {})
+    for words, told in (
+        ("usb:0", 'pip install "edgewise[camera]"'),
+        ("rtsp://cam/x", 'pip install "edgewise[camera]"'),
+        (str(video), 'pip install "edgewise[camera]"'),
+        ("gst:videotestsrc", "sudo apt install gstreamer1.0-tools"),
+    ):
+        with pytest.raises(UnavailableError) as caught:
+            open_source(words)
+        assert caught.value.code == "L06"
+        assert told in caught.value.fix

@@ -111,9 +111,10 @@ def test_the_detector_is_due_every_so_many_frames() -> None:
 def test_every_1_detects_on_each_frame_and_does_not_follow() -> None:
     tracker = Tracker(every=1)
     frame = np.full((48, 64, 3), 90, np.uint8)
-    for _ in range(3):
+    for left in (1, 3, 5):
         assert tracker.follow(frame)
-        tracker.correct([Box(1, 1, 9, 9)])
+        tracker.correct([Box(left, 1, 9, 9)])
+        assert tracker.tracks() == [(1, Box(left, 1, 9, 9))]
 
 
 def test_a_box_that_is_gone_is_dropped_at_once_and_the_detector_called(astronaut: Image.Image) -> None:

@@ -305,7 +305,7 @@ def tensorrt(folder: str, out: str) -> int:
 def probe(folder: str, runs: int, threads: int, baseline: bool, started: float) -> int:
     """Print what a cold start costs this fresh process: time to a ready session, first run, memory.
 
-    `baseline_rss_bytes` is the peak before the model is touched: Python, numpy, Pillow and the runtime. `started` is
+    `baseline_rss_bytes` is the peak before the model is touched: Python, numpy and the runtime. `started` is
     the `time.monotonic()` at which the process was launched.
     """
     _runtime()

@@ -67,9 +67,7 @@ def fold_scale(proto: onnx.ModelProto) -> None:
         constants[conv.input[2]].CopyFrom(numpy_helper.from_array((bias + moved).astype(np.float32), conv.input[2]))
         conv.input[0] = shift_node.input[0]
         graph.node.remove(shift_node)
-    used = {name for node in graph.node for name in node.input}
-    for unused in [one for one in graph.initializer if one.name not in used]:
-        graph.initializer.remove(unused)
+    drop_unread(graph)
 
 
 def _normalisation(
@@ -91,3 +89,15 @@ def _normalisation(
         tensor = readers[0].output[0]
     grouped = any(one.name == "group" and one.i != 1 for one in found[2].attribute)
     return None if grouped else (found[0], found[1], found[2])
+
+
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove the nodes and constants that nothing reads."""
+    wanted = {one.name for one in graph.output}
+    for node in reversed(list(graph.node)):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+        else:
+            graph.node.remove(node)
+    for unread in [one for one in graph.initializer if one.name not in wanted]:
+        graph.initializer.remove(unread)

@@ -21,6 +21,7 @@ import numpy as np
 from edgewise.errors import ExportError
 from edgewise.export.base import OPSET, ExportSpec, missing_modules
 from edgewise.export.graph import fold_scale, store_halves
+from edgewise.export.padding import fold_pads, with_fixed_padding
 
 if TYPE_CHECKING:
     import onnx
@@ -92,10 +93,15 @@ class OnnxExporter:
 
 def float_file(model: Model, spec: ExportSpec) -> Path:
     """The traced net with its normalisation in front, as torch writes it; made once in a workspace."""
+    import onnx
+
     path = spec.workspace / "float.onnx"
     if not path.exists():
         spec.workspace.mkdir(parents=True, exist_ok=True)
         write_float(model, path, spec.opset)
+        proto = onnx.load(path)
+        fold_pads(proto)
+        onnx.save(proto, path)
     return path
 
 
@@ -317,7 +323,7 @@ def deployed(model: Model) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.net = model.module
+            self.net = with_fixed_padding(model)
             mean = torch.tensor(model.input.mean).view(1, -1, 1, 1)
             std = torch.tensor(model.input.std).view(1, -1, 1, 1)
             self.register_buffer("scale", 1 / (255 * std))

@@ -13,6 +13,7 @@ import numpy as np
 from edgewise.errors import ExportError
 from edgewise.export.base import ExportSpec
 from edgewise.export.child import run_child
+from edgewise.export.padding import with_fixed_padding
 
 if TYPE_CHECKING:
     from edgewise.device import Pixels
@@ -104,7 +105,7 @@ def save_traced(model: Model, path: Path) -> None:
     front = torch.nn.BatchNorm2d(spec.channels, eps=0.0, affine=False)
     front.running_mean = 255 * torch.tensor(spec.mean)
     front.running_var = (255 * torch.tensor(spec.std)) ** 2
-    net = torch.nn.Sequential(front, model.module).eval()
+    net = torch.nn.Sequential(front, with_fixed_padding(model)).eval()
     example = torch.zeros((1, spec.channels, spec.height, spec.width))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

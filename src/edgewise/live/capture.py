@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -80,9 +81,11 @@ def open_usb(text: str, wanted: Wanted) -> Source:
     cv2 = load_opencv("a USB camera")
     number = int(text or 0)
     device = f"/dev/video{number}"
-    devices.check_device(device, devices.ROOT)
+    linux = sys.platform.startswith("linux")
+    if linux:  # other systems have no device files to ask
+        devices.check_device(device, devices.ROOT)
     with hushed(cv2):
-        capture = cv2.VideoCapture(number, cv2.CAP_V4L2)
+        capture = cv2.VideoCapture(number, cv2.CAP_V4L2 if linux else cv2.CAP_ANY)
     if not capture.isOpened():
         capture.release()
         raise devices.busy(device, "OpenCV cannot open it", devices.ROOT)

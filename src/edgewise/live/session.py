@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -93,14 +94,14 @@ def run_session(asked: Session) -> Ending:
     profile = Profile(settings)
     sink = _Sink(asked, headless, _recorder(asked, source, wanted), profile)
     options = LoopOptions(every=asked.every, smooth=asked.smooth, frames=asked.frames)
-    views = run(
-        *(source, classifier, detector, options),
-        decide=Decider(classifier.labels, rule),
-        reopen=lambda: open_source(asked.source, wanted),
-    )
+    decider = Decider(classifier.labels, rule)
+    reopen = functools.partial(open_source, asked.source, wanted)
+    views = run(source, classifier, detector, options, decide=decider, reopen=reopen)
     try:
         with contextlib.closing(sink), contextlib.closing(_generator(views)), keys() as quit_pressed:
             for view in views:
+                if view.state != "live":
+                    decider.forget()  # what comes next has nothing to do with what was
                 if saver:
                     saver.take(view)
                 if not sink.take(view) or quit_pressed():

@@ -70,7 +70,7 @@ class Tracker:
 
     def __init__(self, every: int) -> None:
         self._every = max(1, every)
-        self._has_flow = importlib.util.find_spec("cv2") is not None
+        self._follows = self._every > 1 and importlib.util.find_spec("cv2") is not None
         self._next = 1
         self.forget()
 
@@ -95,7 +95,7 @@ class Tracker:
             self._shape = pixels.shape
         self._since += 1
         scale = min(1.0, WIDTH / pixels.shape[1])
-        lost = self._flow(pixels, scale) if self._has_flow and self._every > 1 else False
+        lost = self._flow(pixels, scale) if self._follows else False
         self._cells_before, self._cells = self._cells, _cells(pixels)
         doubtful = self._since >= REST and (self._moved() or any(track.found == 1 for track in self._tracks))
         return self._since >= self._every or lost or doubtful
@@ -105,10 +105,11 @@ class Tracker:
         self._since = 0
         self._cells_then = self._cells
         pairs = dict(pair([track.box for track in self._tracks], found, ALIKE))
+        pull = PULL if self._follows else 1.0  # a box that stood still is of the past
         kept = []
         for at, track in enumerate(self._tracks):
             if at in pairs:
-                kept.append(_Track(track.number, mix(track.box, found[pairs[at]], PULL), track.found + 1))
+                kept.append(_Track(track.number, mix(track.box, found[pairs[at]], pull), track.found + 1))
             elif track.found > 1 and track.misses + 1 < PATIENCE:
                 kept.append(dataclasses.replace(track, misses=track.misses + 1))
         for at, box in enumerate(found):
