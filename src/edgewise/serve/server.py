@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -60,9 +61,11 @@ class Ready:
 
     def run(self) -> None:
         """Answer until SIGINT or SIGTERM (which is raised again when the server has ended), or until `stop`."""
+        serving = self.server.serve(sockets=[self.socket])
         try:
-            self.server.run(sockets=[self.socket])
+            asyncio.run(serving)
         finally:
+            serving.close()  # a signal may have come before it began
             self.socket.close()
             if self.watch:
                 self.watch.stop()
@@ -126,6 +129,7 @@ def _config(app: object, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         http=protocol_factory(limits),  # type: ignore[arg-type]
+        loop="asyncio",
         ws="wsproto",
         ws_max_size=LONGEST_MESSAGE,
         ws_per_message_deflate=False,
