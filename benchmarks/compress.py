@@ -1,0 +1,262 @@
+"""How much accuracy is left in how little: ``python -m benchmarks.compress [PART ...] [--seeds 0 1 2] [--out DIR]``.
+
+Base and plans are those of recipes/fashion-mnist-small.yaml (12,000 training and 2,000 validation images, all test
+images), which was settled on validation images alone; the test images are only counted here. Beside each model that a
+technique made stands its control: the same structure from fresh weights, trained with the labels alone for as many
+epochs as the model has behind it. Whatever is done is kept in DIR, with a results.json, and a run that was broken off
+goes on where it was; ``--show`` prints what is there. Parts: base, small, tiny, prune, bundle, lowbit; default: all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewise import load_recipe, runs
+from edgewise.compress import Context, apply_plan
+from edgewise.data import Dataset, load_data
+from edgewise.data.augment import Augment
+from edgewise.device import RUNTIMES
+from edgewise.export import FORMATS, ExportSpec
+from edgewise.measure.accuracy import difference
+from edgewise.measure.intervals import wilson
+from edgewise.models import Model, create_model, open_model, rebuild, save_model
+from edgewise.models.cost import cost
+from edgewise.pipeline import resolve_input
+from edgewise.recipe import Recipe
+from edgewise.train import Setup, fit, logits
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "fashion-mnist-small.yaml"
+BASE = "base"
+CONTROL = "-scratch"
+KILOBYTE = 1000
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is asked of a variant of the recipe: its part; the least test accuracy in %, or the most points below its
+    base; bounds on what it may weigh; and what hand-written code reached (issue's table)."""
+
+    part: str
+    reference: str
+    least: float | None = None
+    drop: float | None = None
+    params: int | None = None
+    file_bytes: int | None = None
+    control: bool = True
+
+
+ROWS = {
+    "base": Row("base", "88.41; 89.44 with all 58,000 images", least=91.0, control=False),
+    "small": Row("small", "85.52 (9,640); 89.8 (8,234)", least=90.3, params=10_000),
+    "tiny": Row("tiny", "85.18 (6,274)", least=89.0, params=6_274),
+    "prune50": Row("prune", "86.29, -2.1", drop=0.5),
+    "prune70": Row("prune", "84.51, -3.9", drop=1.5),
+    "bundle": Row("bundle", "84.89 (25 kB, 2 bit)", least=90.0, file_bytes=25 * KILOBYTE, control=False),
+    "bits4": Row("lowbit", "87.87, -0.5", drop=0.3, control=False),
+    "bits3": Row("lowbit", "87.96, -0.5", drop=0.7, control=False),
+}
+"""Variants of the recipe, by name. Where weights alone change, the base is the control."""
+PARTS = tuple(dict.fromkeys(row.part for row in ROWS.values()))
+
+
+class Bench:
+    """The models of one seed: trained where they are not there yet."""
+
+    def __init__(self, seed: int, out: Path, results: dict[str, Any]) -> None:
+        self.recipe: Recipe = load_recipe(RECIPE, {"seed": seed})
+        self.room, self.seed, self.results = out, seed, results
+        self.spec = resolve_input(self.recipe)
+        # The images are the same for every seed: 0 draws them. The seed is that of weights, batches and augmentation.
+        self.dataset: Dataset = load_data(self.recipe.data, self.spec, seed=0)
+        self.plans = {variant.name: variant.plan for variant in self.recipe.variants or ()}
+        self.epochs = 0
+
+    def have(self, name: str) -> Model:
+        """A model of this seed by name, from its folder or made now."""
+        folder = self.room / f"{name}-{self.seed}"
+        key = folder.name
+        if key in self.results:
+            return open_model(folder)
+        base = None if name == BASE else self.have(BASE)
+        made_from = self.have(name.removesuffix(CONTROL)) if name.endswith(CONTROL) else base
+        started, self.epochs = time.monotonic(), 0
+        model = self._make(name, base, made_from)
+        save_model(model, folder)
+        self.results[key] = self._record(model, name, time.monotonic() - started)
+        runs.write_json(self.room / "results.json", self.results)
+        print(key, json.dumps(self.results[key]), flush=True)
+        return model
+
+    def _make(self, name: str, base: Model | None, made_from: Model | None) -> Model:
+        if base is None or made_from is None:
+            fresh = create_model(self.recipe.model, labels=self.dataset.classes, input=self.spec, seed=self.seed)
+            return self._train(fresh)
+        if name.endswith(CONTROL):
+            behind = self.results[f"{name.removesuffix(CONTROL)}-{self.seed}"]["epochs"]
+            return self._train(rebuild(made_from, seed=self.seed), epochs=behind)
+        model = apply_plan(
+            base, self.plans[name], Context(self.dataset, self._train, self._tune, base, self.seed, augmented=True)
+        )
+        if model.architecture == base.architecture:  # what was inherited was trained before
+            self.epochs += self.recipe.train.epochs
+        return model
+
+    def _train(self, model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+        return self._fit(model, epochs or self.recipe.train.epochs, self.recipe.train.lr, loss)
+
+    def _tune(self, model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+        options = self.recipe.train
+        short = options.finetune_epochs or max(1, round(options.epochs * 2 / 3))
+        return self._fit(model, epochs or short, options.finetune_lr or options.lr, loss)
+
+    def _fit(self, model: Model, epochs: int, lr: float, loss: Any) -> Model:
+        self.epochs += epochs
+        augment = Augment(self.recipe.augment, self.spec, self.dataset.train.labels, len(self.dataset.classes))
+        with tempfile.TemporaryDirectory() as folder:
+            setup = Setup(self.recipe.train, self.seed, Path(folder), epochs, lr, loss, augment)
+            return fit(model, self.dataset, setup).model
+
+    def _record(self, model: Model, name: str, seconds: float) -> dict[str, Any]:
+        """Decisions are those of torch in fp32, those of a packed row those of its file in its own runtime."""
+        counted = cost(model.module, self.spec)
+        row = ROWS.get(name)
+        packed = row is not None and row.part in ("bundle", "lowbit")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model"
+            FORMATS["packed" if packed else "onnx"].write(model, ExportSpec("fp32", Path(folder) / "work"), path)
+            size = path.stat().st_size
+            answers = {
+                split: self._answers(model, images, path if packed else None)
+                for split, images in (("val", self.dataset.val.images), ("test", self.dataset.test.images))
+            }
+        np.save(self.room / f"{name}-{self.seed}.npy", answers["test"].astype(np.uint8))
+        right = {split: int((answers[split] == getattr(self.dataset, split).labels).sum()) for split in answers}
+        return {
+            "val_right": right["val"],
+            "val_n": len(self.dataset.val),
+            "test_right": right["test"],
+            "test_n": len(self.dataset.test),
+            "params": counted.params_total,
+            "macs": counted.macs,
+            "file_bytes": size,
+            "file": "packed" if packed else "onnx",
+            "epochs": self.epochs,
+            "plan": self.plans.get(name, ""),
+            "architecture": model.architecture,
+            "amp": self.recipe.train.amp,
+            "seconds": round(seconds),
+        }
+
+    def _answers(self, model: Model, images: Any, file: Path | None) -> NDArray[np.int64]:
+        if file is None:
+            return logits(model, images).argmax(1)
+        session = RUNTIMES["packed"].load(file, threads=1)
+        return np.concatenate([session.scores(images[at : at + 64]) for at in range(0, len(images), 64)]).argmax(1)
+
+
+def table(results: dict[str, Any], out: Path, seeds: list[int], labels: NDArray[np.int64]) -> str:
+    """What is known, as Markdown; a row is judged by the median of its seeds."""
+    lines = [
+        "| row | parameters | file bytes | epochs | val % | test %, each seed | median [95 %] | against its base, "
+        "points | target | | hand-written |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in ROWS.items():
+        for shown in (name, name + CONTROL):
+            known = [seed for seed in seeds if f"{shown}-{seed}" in results]
+            if known:
+                lines.append(_line(shown, row if shown == name else None, results, out, known, labels))
+    return "\n".join(lines)
+
+
+def _line(
+    name: str, row: Row | None, results: dict[str, Any], out: Path, seeds: list[int], labels: NDArray[np.int64]
+) -> str:
+    records = [results[f"{name}-{seed}"] for seed in seeds]
+    shares = [100 * record["test_right"] / record["test_n"] for record in records]
+    middle = statistics.median_low(shares)
+    record = records[shares.index(middle)]
+    share = wilson(record["test_right"], record["test_n"])
+    deltas = [_against_base(name, seed, out, labels) for seed in seeds] if name != BASE else []
+    delta = sorted(deltas)[(len(deltas) - 1) // 2] if deltas else None
+    target, met = _judged(row, record, middle, delta) if row else ("", "")
+    cells = [
+        f"`{record['plan']}`" if row and record["plan"] else record["architecture"] if row else f"(control) {name}",
+        f"{record['params']:,}",
+        f"{record['file_bytes']:,} {record['file']}",
+        str(record["epochs"]),
+        f"{statistics.median(100 * one['val_right'] / one['val_n'] for one in records):.2f}",
+        ", ".join(f"{one:.2f}" for one in shares),
+        f"{middle:.2f} [{100 * share.low:.2f}, {100 * share.high:.2f}] n={share.n}",
+        f"{delta[0]:+.2f} [{delta[1]:+.2f}, {delta[2]:+.2f}]" if delta else "",
+        target,
+        met if len(seeds) > 2 or not met else f"{met}, of {len(seeds)} seed(s)",
+        row.reference if row else "",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _against_base(name: str, seed: int, out: Path, labels: NDArray[np.int64]) -> tuple[float, float, float]:
+    """Points of test accuracy above the base of the same seed, with the paired interval."""
+    mine, base = (np.load(out / f"{one}-{seed}.npy").astype(np.int64) for one in (name, BASE))
+    classes = [str(index) for index in range(int(labels.max()) + 1)]
+    found = difference(mine, base, labels, classes, reference=BASE).accuracy
+    return 100 * found.value, 100 * found.low, 100 * found.high
+
+
+def _judged(
+    row: Row, record: dict[str, Any], middle: float, delta: tuple[float, float, float] | None
+) -> tuple[str, str]:
+    asked, met = [], True
+    if row.least is not None:
+        asked.append(f">= {row.least}")
+        met &= round(middle, 2) >= row.least
+    if row.drop is not None and delta:
+        asked.append(f"within {row.drop} of its base")
+        met &= round(delta[0], 2) >= -row.drop
+    for key, bound in (("params", row.params), ("file_bytes", row.file_bytes)):
+        if bound is not None:
+            asked.append(f"{key} <= {bound:,}")
+            met &= record[key] <= bound
+    return ", ".join(asked), "reached" if met else "NOT REACHED"
+
+
+def main() -> None:
+    """Make what is asked for and missing, and print the table."""
+    parser = argparse.ArgumentParser(description="Accuracy of small models on Fashion-MNIST.")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench-compress")
+    parser.add_argument("--show", action="store_true", help="print what is there and train nothing")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    known = options.out / "results.json"
+    results = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+    bench = Bench(options.seeds[0], options.out, results)
+    labels = bench.dataset.test.labels
+    if not options.show:
+        for part in options.parts or PARTS:
+            for seed in options.seeds:
+                bench = Bench(seed, options.out, results)
+                for name, row in ROWS.items():
+                    if row.part == part:
+                        bench.have(name)
+                        if row.control:
+                            bench.have(name + CONTROL)
+    print(table(results, options.out, options.seeds, labels))
+
+
+if __name__ == "__main__":
+    main()
