@@ -35,7 +35,7 @@ def by_hand(widths: tuple[int, ...], strides: tuple[int, ...], side: int, classe
     params, macs = 9 * widths[0] + 2 * widths[0], 9 * widths[0] * side**2
     for before, width, stride in zip(widths, widths[1:], strides[1:], strict=False):
         side = -(-side // stride)
-        params += 11 * before + before * width + 2 * width
+        params += 9 * before + before * width + 2 * width
         macs += (9 * before + before * width) * side**2
     return params + (widths[-1] + 1) * classes, macs + widths[-1] * classes
 
@@ -43,8 +43,8 @@ def by_hand(widths: tuple[int, ...], strides: tuple[int, ...], side: int, classe
 @pytest.mark.parametrize(
     ("written", "widths", "strides", "params"),
     [
-        ("dscnn(16, 32, 32, 64)", (16, 32, 32, 64), (1, 2, 1, 2), 5_546),
-        ("dscnn(16, 32, 32, strides=(2, 1, 2))", (16, 32, 32), (2, 1, 2), 2_698),
+        ("dscnn(16, 32, 32, 64)", (16, 32, 32, 64), (1, 2, 1, 2), 5_386),
+        ("dscnn(16, 32, 32, strides=(2, 1, 2))", (16, 32, 32), (2, 1, 2), 2_602),
         ("dscnn(8)", (8,), (1,), 178),
     ],
 )
@@ -60,16 +60,13 @@ def test_what_a_block_computes() -> None:
     x = torch.randn(2, 6, 9, 9)
     for width, stride in ((6, 1), (6, 2), (8, 1)):
         block = Separable(6, width, stride)
-        for norm in (block.norm1, block.norm2):
-            norm.running_mean.uniform_(-1, 1)
-            norm.running_var.uniform_(0.5, 2)
+        norm = block.norm
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
         block.eval()
-
-        def norm_of(values: torch.Tensor, norm: Any) -> torch.Tensor:
-            return F.batch_norm(values, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-
-        y = norm_of(F.conv2d(x, block.depthwise.weight, stride=stride, padding=1, groups=6), block.norm1).relu()
-        y = norm_of(F.conv2d(y, block.pointwise.weight), block.norm2)
+        y = F.conv2d(x, block.depthwise.weight, stride=stride, padding=1, groups=6)
+        y = F.conv2d(y, block.pointwise.weight)
+        y = F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         expected = (y + x if (width, stride) == (6, 1) else y).relu()
         assert torch.allclose(block(x), expected, atol=1e-6)
 
@@ -96,7 +93,7 @@ def test_files_answer_as_torch_does(scheme: str, trained: Model, dataset: Datase
     scores = RUNTIMES["onnx"].load(path).scores(images)
     found = parity(logits(trained, images), scores, "int8" if scheme else "fp32")
     assert found.passed
-    assert found.agreement >= (0.9 if scheme else 1.0)
+    assert found.top1_agreement >= (0.9 if scheme else 1.0)
 
 
 def test_pruning_keeps_the_channels_of_a_shortcut_together() -> None:

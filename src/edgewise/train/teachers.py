@@ -12,6 +12,8 @@ from edgewise.bundle import InputSpec
 from edgewise.errors import ConfigError
 from edgewise.models import Model
 from edgewise.models.parts import head_modules
+from edgewise.train.losses import Teacher
+from edgewise.train.threads import has_fast_bf16
 
 
 class Panel(nn.Module):
@@ -47,6 +49,21 @@ class Panel(nn.Module):
             answers.append(net(own)[:, order])
         mean = torch.stack(answers).mean(0)
         return mean if self.seen is None else torch.cat([mean, self.seen[0].flatten(1)], dim=1)
+
+
+def asking(panel: Panel) -> Teacher:
+    """What `DistillationLoss` asks about each batch; on a CPU that multiplies bfloat16 matrices in hardware (AMX) the
+    teachers answer in mixed precision, which takes them less than half the time."""
+    panel = panel.eval().to(memory_format=torch.channels_last)
+    fast = has_fast_bf16()
+
+    def ask(images: torch.Tensor) -> torch.Tensor:
+        mixed = fast and images.device.type == "cpu"
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=mixed):
+            answers: torch.Tensor = panel.to(images.device)(images)
+        return answers.float()
+
+    return ask
 
 
 def watch_features(module: nn.Module) -> list[torch.Tensor]:
