@@ -59,7 +59,8 @@ def test_flatnet_is_made_of_the_blocks_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["convnet(4)", "flatnet(4)", "dscnn(4, 8)", "mobilenetv3_small_050", "shufflenet_v2_x0_5", "torchvision/resnet18"]
+    "architecture",
+    ["convnet(4)", "flatnet(4)", "dscnn(4, 8)", "mobilenetv3_small_050", "shufflenet_v2_x0_5", "torchvision/resnet18"],
 )
 @pytest.mark.parametrize("input", [RGB, GRAY], ids=["rgb", "gray"])
 def test_any_model_takes_any_classes_and_one_or_three_channels(architecture: str, input: InputSpec) -> None:

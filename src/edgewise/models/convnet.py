@@ -1,4 +1,4 @@
-"""Our own families of nets, whose parameters and MACs can be worked out by hand: two plain ones, and how all are built."""
+"""Our own two families of plain convolutional nets, whose parameters can be worked out by hand; how all are built."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Separable(nn.Module):
 def dscnn(
     *widths: int, strides: tuple[int, ...] = (), dropout: float = 0.0, input: InputSpec, classes: int
 ) -> nn.Sequential:
-    """Conv3x3-BN-ReLU, one `Separable` block for each further width, global average pooling, dropout, linear classifier.
+    """Conv3x3-BN-ReLU, a `Separable` block for each further width, global average pooling, dropout, linear classifier.
 
     `dscnn(16, 32, 32, 64)` with 1 channel and 10 classes has 5,386 parameters: 144 + 32 of the first convolution and
     its norm; blocks of 720, 1,376 and 2,464 (see `Separable`); 650 of the classifier. Input (N, channels, height,
