@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -52,8 +53,8 @@ KILOBYTE = 1000
 
 @dataclass(frozen=True)
 class Row:
-    """What is asked of a variant of the recipe: its part; the least test accuracy in %, or the most points below its
-    base; bounds on what it may weigh; and what hand-written code reached (issue's table)."""
+    """What is asked of a model: its part; what hand-written code reached; the least test accuracy in %, or the most
+    points below its base; bounds on what it may weigh; whether it needs a control; whose variant it is."""
 
     part: str
     reference: str
@@ -62,6 +63,7 @@ class Row:
     params: int | None = None
     file_bytes: int | None = None
     control: bool = True
+    base: str = BASE
 
 
 ROWS = {
@@ -71,6 +73,7 @@ ROWS = {
     "prune50": Row("prune", "86.29, -2.1", drop=0.5),
     "prune70": Row("prune", "84.51, -3.9", drop=1.5),
     "bundle": Row("bundle", "84.89 (25 kB, 2 bit)", least=90.0, file_bytes=25 * KILOBYTE, control=False),
+    "small8": Row("bundle", "84.89 (25 kB, 2 bit)", least=90.0, file_bytes=25 * KILOBYTE, control=False, base="small"),
     "bits4": Row("lowbit", "87.87, -0.5", drop=0.3, control=False),
     "bits3": Row("lowbit", "87.96, -0.5", drop=0.7, control=False),
 }
@@ -91,7 +94,9 @@ class Bench:
         self.spec = resolve_input(self.recipe)
         # The images are the same for every seed: 0 draws them. The seed is that of weights, batches and augmentation.
         self.dataset: Dataset = load_data(self.recipe.data, self.spec, seed=0)
-        self.plans = {variant.name: variant.plan for variant in self.recipe.variants or ()}
+        self.plans = {
+            str(variant.name): variant.plan for recipe in self.recipes.values() for variant in recipe.variants or ()
+        }
         self.epochs, self.amp = 0, ""
 
     def have(self, name: str) -> Model:
@@ -104,7 +109,7 @@ class Bench:
             self.have(needed)
         started = time.monotonic()
         self.epochs, self.amp = 0, ""
-        self.recipe = self.recipes.get(name, self.recipes[BASE])
+        self.recipe = self.recipes[_base_of(name)]
         model = self._make(name)
         save_model(model, folder)
         self.results[key] = self._record(model, name, time.monotonic() - started)
@@ -119,7 +124,7 @@ class Bench:
             return []
         if name.endswith(CONTROL):
             return [name.removesuffix(CONTROL)]
-        return [BASE, *filter(None, [self._rest(name)[1]])]
+        return [_base_of(name), *filter(None, [self._rest(name)[1]])]
 
     def _make(self, name: str) -> Model:
         if name in RECIPES:
@@ -129,11 +134,13 @@ class Bench:
             made = name.removesuffix(CONTROL)
             behind = self.results[f"{made}-{self.seed}"]["epochs"]
             return self._train(rebuild(self.have(made), seed=self.seed), epochs=behind)
-        base = self.have(BASE)
+        base = self.have(_base_of(name))
         context = Context(self.dataset, self._train, self._tune, base, self.seed, augmented=True)
         plan, before = self._rest(name)
         model = apply_plan(self.have(before) if before else base, plan, context)
-        self.epochs += self.results[f"{before or BASE}-{self.seed}"]["epochs"]  # what was inherited was trained before
+        self.epochs += self.results[f"{before or _base_of(name)}-{self.seed}"][
+            "epochs"
+        ]  # what was inherited was trained before
         return model
 
     def _rest(self, name: str) -> tuple[str, str]:
@@ -141,7 +148,7 @@ class Bench:
         steps = parse_plan(self.plans[name])
         for other, plan in self.plans.items():
             done = parse_plan(plan)
-            if len(done) < len(steps) and steps[: len(done)] == done:
+            if _base_of(other) == _base_of(name) and len(done) < len(steps) and steps[: len(done)] == done:
                 return format_plan(steps[len(done) :]), str(other)
         return self.plans[name], ""
 
@@ -161,7 +168,7 @@ class Bench:
         augment = Augment(self.recipe.augment, self.spec, self.dataset.train.labels, len(self.dataset.classes))
         with tempfile.TemporaryDirectory() as folder:
             setup = Setup(options, self.seed, Path(folder), epochs, lr, loss, augment)
-            return fit(model, self.dataset, setup).model
+            return fit(model, self.dataset, setup, on_epoch=_tell).model
 
     def _record(self, model: Model, name: str, seconds: float) -> dict[str, Any]:
         """Decisions are those of torch in fp32, those of a packed row those of its file in its own runtime."""
@@ -201,6 +208,17 @@ class Bench:
         return np.concatenate([session.scores(images[at : at + 64]) for at in range(0, len(images), 64)]).argmax(1)
 
 
+def _tell(record: dict[str, Any]) -> None:
+    """An epoch's validation figures, on stderr."""
+    figures = f"loss {record['train_loss']:.3f}, validation {record['val_loss']:.3f} {record['val_accuracy']:.4f}"
+    print(f"  epoch {record['epoch']}: {figures}, {record['seconds']:.1f} s", file=sys.stderr, flush=True)
+
+
+def _base_of(name: str) -> str:
+    row = name.removesuffix(CONTROL)
+    return row if row in RECIPES else ROWS[row].base
+
+
 def table(results: dict[str, Any], out: Path, seeds: list[int], labels: NDArray[np.int64]) -> str:
     """What is known, as Markdown; a row is judged by the median of its seeds."""
     lines = [
@@ -224,7 +242,7 @@ def _line(
     middle = statistics.median_low(shares)
     record = records[shares.index(middle)]
     share = wilson(record["test_right"], record["test_n"])
-    deltas = [_against_base(name, seed, out, labels) for seed in seeds] if name != BASE else []
+    deltas = [_against_base(name, seed, out, labels) for seed in seeds] if name not in RECIPES else []
     delta = sorted(deltas)[(len(deltas) - 1) // 2] if deltas else None
     target, met = _judged(row, record, middle, delta) if row else ("", "")
     cells = [
@@ -245,7 +263,7 @@ def _line(
 
 def _against_base(name: str, seed: int, out: Path, labels: NDArray[np.int64]) -> tuple[float, float, float]:
     """Points of test accuracy above the base of the same seed, with the paired interval."""
-    mine, base = (np.load(out / f"{one}-{seed}.npy").astype(np.int64) for one in (name, BASE))
+    mine, base = (np.load(out / f"{one}-{seed}.npy").astype(np.int64) for one in (name, _base_of(name)))
     classes = [str(index) for index in range(int(labels.max()) + 1)]
     found = difference(mine, base, labels, classes, reference=BASE).accuracy
     return 100 * found.value, 100 * found.low, 100 * found.high
