@@ -77,5 +77,5 @@ def test_a_drop_is_held_against_the_base_of_the_same_seed(right: int, judged: st
 def test_a_file_that_is_too_large_is_no_success(tmp_path: Path) -> None:
     for size, judged in ((25_000, "reached"), (25_001, "NOT REACHED")):
         results = {f"base-{seed}": record(tmp_path, f"base-{seed}", 900) for seed in SEEDS}
-        results |= {f"bundle-{seed}": record(tmp_path, f"bundle-{seed}", 950, file_bytes=size) for seed in SEEDS}
+        results |= {f"bundle-{seed}": record(tmp_path, f"bundle-{seed}", 950, bundle_bytes=size) for seed in SEEDS}
         assert f"| {judged} |" in table(results, tmp_path, SEEDS, LABELS).splitlines()[-1]
