@@ -150,7 +150,8 @@ class Bench:
         steps = parse_plan(self.plans[name])
         for other, plan in self.plans.items():
             done = parse_plan(plan)
-            if _base_of(other) == _base_of(name) and len(done) < len(steps) and steps[: len(done)] == done:
+            alike = other in ROWS and _base_of(other) == _base_of(name)
+            if alike and len(done) < len(steps) and steps[: len(done)] == done:
                 return format_plan(steps[len(done) :]), str(other)
         return self.plans[name], ""
 
