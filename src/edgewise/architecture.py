@@ -40,6 +40,7 @@ EXAMPLES = {
     "flatnet": "flatnet(16,32,48, hidden=128, dropout=0.3)",
     "dscnn": "dscnn(16,32,32,64, strides=(1,2,1,2), dropout=0.1)",
 }
+"""How each of them is written, for errors."""
 
 
 def strides_of(call: Call) -> tuple[int, ...]:
