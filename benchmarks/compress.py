@@ -311,12 +311,14 @@ def _judged(
 def main() -> None:
     """Make what is asked for and missing, and print the table."""
     parser = argparse.ArgumentParser(description="Accuracy of small models on Fashion-MNIST.")
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS) + ", or a row of one")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench-compress")
     parser.add_argument("--show", action="store_true", help="print what is there and train nothing")
     parser.add_argument("--without-controls", action="store_true", help="leave the controls for later")
     options = parser.parse_args()
+    if not {*options.parts} <= {*PARTS, *ROWS}:
+        parser.error(f"parts are {', '.join(PARTS)}, and their rows {', '.join(ROWS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     known = options.out / "results.json"
     results = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
@@ -326,7 +328,7 @@ def main() -> None:
         for seed in options.seeds:
             bench = Bench(seed, options.out, results)
             for part in options.parts or PARTS:
-                for name in [name for name, row in ROWS.items() if row.part == part]:
+                for name in [name for name, row in ROWS.items() if part in (name, row.part)]:
                     bench.have(name)
                     if ROWS[name].control and not options.without_controls:
                         bench.have(name + CONTROL)
