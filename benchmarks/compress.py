@@ -1,11 +1,12 @@
 """How much accuracy is left in how little: ``python -m benchmarks.compress [PART ...] [--seeds 0 1 2] [--out DIR]``.
 
 Base and plans are those of recipes/fashion-mnist-accurate.yaml, the small nets those of fashion-mnist-small.yaml and
-fashion-mnist-tiny.yaml (12,000 training and 2,000 validation images, all test
-images), which was settled on validation images alone; the test images are only counted here. Beside each model that a
-technique made stands its control: the same structure from fresh weights, trained with the labels alone for as many
-epochs as the model has behind it. Whatever is done is kept in DIR, with a results.json, and a run that was broken off
-goes on where it was; ``--show`` prints what is there. Parts: base, small, tiny, prune, bundle, lowbit; default: all.
+fashion-mnist-tiny.yaml (12,000 training and 2,000 validation images, all test images). They were settled on validation
+images alone; the test images are only counted here. Beside each model that a technique made stands its control: the
+same structure from fresh weights, trained with the labels alone for as many epochs as the model has behind it. Whatever
+is done is kept in DIR, with a results.json, and a run that was broken off goes on where it was; a model whose recipe was
+changed since, or whose base was, is made again. ``--show`` prints what is there. Parts: base, small, tiny, prune, bundle,
+lowbit, or a single row of one; default: all.
 
 One thread. Dense nets are trained in bf16 where the CPU multiplies it in hardware (AMX), all else in fp32: settled here
 instead of timed (``train.amp: auto``), so that a busy machine does not train otherwise than an idle one.
@@ -48,7 +49,7 @@ from edgewise.train.threads import has_fast_bf16
 ROOT = Path(__file__).parents[1]
 BASE = "base"
 RECIPES = {BASE: "fashion-mnist-accurate", "small": "fashion-mnist-small", "tiny": "fashion-mnist-tiny"}
-"""Rows that are the base model of a recipe; the other rows are variants of the first."""
+"""Rows that are the base model of a recipe; the other rows are variants of one of them."""
 CONTROL = "-scratch"
 KILOBYTE = 1000
 
@@ -105,7 +106,8 @@ class Bench:
         """A model of this seed by name, from its folder or made now."""
         folder = self.room / f"{name}-{self.seed}"
         key = folder.name
-        if key in self.results:
+        settings = self.settings(name)
+        if self.results.get(key, {}).get("settings") == settings:
             return open_model(folder)
         for needed in self._needed(name):
             self.have(needed)
@@ -114,11 +116,21 @@ class Bench:
         self.recipe = self.recipes[_base_of(name)]
         model = self._make(name)
         save_model(model, folder)
-        self.results[key] = self._record(model, name, time.monotonic() - started)
+        self.results[key] = self._record(model, name, time.monotonic() - started) | {"settings": settings}
         runs.write_json(self.room / "results.json", self.results)
         record = self.results[key]  # test figures are for the table, when nothing is left to be settled
         print(f"{key}: validation {record['val_right'] / record['val_n']:.4f}, {record['seconds']} s", flush=True)
         return model
+
+    def settings(self, name: str) -> list[Any]:
+        """All of the recipe that a model depends on."""
+        recipe = self.recipes[_base_of(name)]
+        train = recipe.train.model_dump(mode="json", exclude={"amp", "threads", "finetune_lr", "finetune_epochs"})
+        own = [recipe.model, train, recipe.augment.model_dump(mode="json")]
+        if name in RECIPES:
+            return own
+        plan = self.plans[name.removesuffix(CONTROL)]
+        return [*own, plan, recipe.train.finetune_lr, recipe.train.finetune_epochs, name.endswith(CONTROL)]
 
     def _needed(self, name: str) -> list[str]:
         """The models that one is made from."""
@@ -140,9 +152,8 @@ class Bench:
         context = Context(self.dataset, self._train, self._tune, base, self.seed, augmented=True)
         plan, before = self._rest(name)
         model = apply_plan(self.have(before) if before else base, plan, context)
-        self.epochs += self.results[f"{before or _base_of(name)}-{self.seed}"][
-            "epochs"
-        ]  # what was inherited was trained before
+        inherited = self.results[f"{before or _base_of(name)}-{self.seed}"]
+        self.epochs += inherited["epochs"]
         return model
 
     def _rest(self, name: str) -> tuple[str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.compress import CONTROL, RECIPES, ROOT, ROWS, table
+from benchmarks.compress import CONTROL, RECIPES, ROOT, ROWS, Bench, table
 
 from edgewise import load_recipe
 from edgewise.compress import check_plan
@@ -72,6 +73,22 @@ def test_a_drop_is_held_against_the_base_of_the_same_seed(right: int, judged: st
     assert f"| {judged} |" in row
     assert f"| {(right - 910) / 10:+.2f} [" in row
     assert "(control) prune50-scratch" in lines[-1]
+
+
+def test_a_model_is_made_again_when_its_recipe_changed() -> None:
+    bench = Bench.__new__(Bench)
+    recipes = {name: load_recipe(ROOT / "recipes" / f"{file}.yaml") for name, file in RECIPES.items()}
+    bench.recipes, bench.plans = recipes, {"prune50": "prune(0.5)", "small8": "palettize(8)"}
+    rows = ("base", "prune50", f"prune50{CONTROL}", "small", "small8")
+    before = {name: json.dumps(bench.settings(name)) for name in rows}
+    assert len(set(before.values())) == len(rows)
+    longer = recipes["base"].train.model_copy(update={"epochs": 99})
+    bench.recipes = recipes | {"base": recipes["base"].model_copy(update={"train": longer})}
+    changed = {name for name in rows if json.dumps(bench.settings(name)) != before[name]}
+    assert changed == {"base", "prune50", f"prune50{CONTROL}"}
+    bench.recipes, bench.plans = recipes, {"prune50": "prune(0.6)", "small8": "palettize(8)"}
+    assert json.dumps(bench.settings("prune50")) != before["prune50"]
+    assert json.dumps(bench.settings("base")) == before["base"]
 
 
 def test_a_file_that_is_too_large_is_no_success(tmp_path: Path) -> None:
