@@ -6,8 +6,8 @@ images alone; the test images are only counted here. Beside each model that a te
 same structure from fresh weights, trained with the labels alone for as many epochs as the model has behind it.
 
 Whatever is done is kept in DIR, with a results.json, and a run that was broken off goes on where it was; a model is
-made again when its recipe was changed. ``--show`` prints what is there. Parts: base, small, tiny, prune, bundle, lowbit,
-or a single row of one; default: all.
+made again when its recipe was changed. ``--show`` prints what is there. Parts: base, small, tiny, prune, bundle,
+lowbit, or a single row of one; default: all.
 
 One thread. Dense nets are trained in bf16 where the CPU multiplies it in hardware (AMX), all else in fp32: settled here
 instead of timed (``train.amp: auto``), so that a busy machine does not train otherwise than an idle one.
