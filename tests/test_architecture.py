@@ -44,6 +44,7 @@ def test_no_model_that_can_be_made_is_refused() -> None:
         "convnet(8, dropuot=0.1)",
         "convnet(0)",
         "flatnet",
+        "dscnn(8, 16, strides=(1,))",
         "resnet18(",
     ],
 )

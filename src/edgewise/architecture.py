@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 from edgewise.errors import ConfigError, nearest
@@ -22,11 +23,30 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
 
 
+def _are_strides(value: Any) -> bool:
+    return isinstance(value, tuple) and all(type(stride) is int and stride in (1, 2) for stride in value)
+
+
 OWN: dict[str, dict[str, Callable[[Any], bool]]] = {
     "convnet": {"dropout": _is_share},
     "flatnet": {"dropout": _is_share, "hidden": _is_width},
+    "dscnn": {"dropout": _is_share, "strides": _are_strides},
 }
-"""Our own families and the named arguments they take, with their checks; the unnamed ones are widths."""
+"""Our own families and the named arguments they take, with their checks; the unnamed ones are widths, and a named list
+has one value for each of them."""
+
+EXAMPLES = {
+    "convnet": "convnet(32,64,128, dropout=0.2)",
+    "flatnet": "flatnet(16,32,48, hidden=128, dropout=0.3)",
+    "dscnn": "dscnn(16,32,32,64, strides=(1,2,1,2), dropout=0.1)",
+}
+"""How each of them is written, for errors."""
+
+
+def strides_of(call: Call) -> tuple[int, ...]:
+    """The stride of each width of a `dscnn`: what is written, else 2 wherever the width grows and 1 elsewhere."""
+    given: tuple[int, ...] = call.kwargs.get("strides", ())
+    return given or (1, *(2 if width > before else 1 for before, width in pairwise(call.args)))
 
 
 def parse_architecture(text: str) -> Call:
@@ -83,6 +103,8 @@ def check_arguments(call: Call) -> None:
             raise _wrong(call, f'unknown argument "{key}"; {nearest(key, allowed)}')
         if not allowed[key](value):
             raise _wrong(call, f"{key} = {value!r} is out of range")
+        if isinstance(value, tuple) and len(value) != len(call.args):
+            raise _wrong(call, f"{key} has {len(value)} values for {len(call.args)} widths")
 
 
 def truncation(call: Call) -> tuple[str, str]:
@@ -120,5 +142,5 @@ def _wrong(call: Call, why: str) -> ConfigError:
         code="C41",
         where={"model": call},
         why=why,
-        fix="write it like convnet(32,64,128, dropout=0.2) or flatnet(16,32,48, hidden=128, dropout=0.3)",
+        fix=f"write it like {EXAMPLES[call.name]}",
     )

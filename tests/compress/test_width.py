@@ -52,6 +52,8 @@ class FakeContext:
         ("convnet(4,8)", 0.5, 8, "convnet(4, 8)"),
         ("flatnet(16,32,48, hidden=128)", 0.5, 8, "flatnet(8, 16, 24, hidden=64)"),
         ("flatnet(16,32)", 0.5, 8, "flatnet(8, 16, hidden=64)"),
+        ("dscnn(16,24,24)", 0.5, 8, "dscnn(8, 8, 8, strides=(1, 2, 1))"),
+        ("dscnn(16,32, strides=(2,1))", 0.5, 8, "dscnn(8, 16, strides=(2, 1))"),
         ("mobilenetv3_small_100", 0.75, 8, "width(mobilenetv3_small_100, 0.75)"),
         ("width(mobilenetv3_small_100, 0.75)", 0.5, 8, "width(mobilenetv3_small_100, 0.375)"),
         ("torchvision/mobilenet_v2", 0.5, 8, "width(torchvision/mobilenet_v2, 0.5)"),

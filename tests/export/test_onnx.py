@@ -168,7 +168,14 @@ def test_names_inside_the_graph_take_little_room(trained: Model, dataset: Datase
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["mobilenetv3_small_050", "resnet18", "torchvision/shufflenet_v2_x0_5", "flatnet(8, 16, hidden=16)"]
+    "name",
+    [
+        "mobilenetv3_small_050",
+        "resnet18",
+        "torchvision/shufflenet_v2_x0_5",
+        "flatnet(8, 16, hidden=16)",
+        "dscnn(8, 16, 16)",
+    ],
 )
 def test_library_models_export_with_parity(name: str, tmp_path: Path) -> None:
     model = create_model(name, labels=CLASSES, input=InputSpec(32, 32), seed=0)

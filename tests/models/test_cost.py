@@ -73,6 +73,7 @@ def count_with_fvcore(module: nn.Module, size: int) -> Any:
     [
         ("convnet(4, 8)", 32),
         ("flatnet(4, 8)", 32),
+        ("dscnn(4, 8, 8)", 32),
         ("resnet18", 64),
         ("mobilenetv3_small_050", 64),
         ("shufflenet_v2_x0_5", 64),

@@ -59,7 +59,8 @@ def test_flatnet_is_made_of_the_blocks_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["convnet(4)", "flatnet(4)", "mobilenetv3_small_050", "shufflenet_v2_x0_5", "torchvision/resnet18"]
+    "architecture",
+    ["convnet(4)", "flatnet(4)", "dscnn(4, 8)", "mobilenetv3_small_050", "shufflenet_v2_x0_5", "torchvision/resnet18"],
 )
 @pytest.mark.parametrize("input", [RGB, GRAY], ids=["rgb", "gray"])
 def test_any_model_takes_any_classes_and_one_or_three_channels(architecture: str, input: InputSpec) -> None:
@@ -141,6 +142,10 @@ def test_an_unknown_name_is_told_with_the_nearest_ones(architecture: str, offere
         ("convnet(8, dropout=1)", "dropout = 1 is out of range"),
         ("convnet(8, hidden=8)", 'unknown argument "hidden"'),
         ("flatnet(8, hidden=0)", "hidden = 0 is out of range"),
+        ("dscnn(8, 8, strides=(1, 3))", "strides = (1, 3) is out of range"),
+        ("dscnn(8, 8, strides=(1, True))", "strides = (1, True) is out of range"),
+        ("dscnn(8, 8, strides=2)", "strides = 2 is out of range"),
+        ("dscnn(8, 8, strides=(1, 2, 1))", "strides has 3 values for 2 widths"),
         ("resnet18(3)", "library models take no arguments"),
         ("truncate(resnet18)", "truncate takes a model and the name"),
     ],

@@ -28,6 +28,7 @@ def some_images(side: int, count: int = 5) -> np.ndarray:
     [
         ("convnet(4, 8)", 8),
         ("flatnet(4, 8, hidden=6)", 6),
+        ("dscnn(4, 8, 8)", 8),
         ("truncate(shufflenet_v2_x0_5, stage3)", 96),
         ("mobilenetv3_small_050", 1024),
         ("torchvision/resnet18", 512),

@@ -18,7 +18,7 @@ from edgewise.models.surgery import truncate_model
 from tests.models.stitching import PUBLISHED
 
 LABELS = ("a", "b", "c")
-OWN = ["convnet(4, 8, 16)", "convnet(4)", "flatnet(4, 8, hidden=6)"]
+OWN = ["convnet(4, 8, 16)", "convnet(4)", "flatnet(4, 8, hidden=6)", "dscnn(4, 8, 8)"]
 CUT = ["truncate(shufflenet_v2_x0_5, stage3)", 'truncate(mobilenetv3_small_050, "blocks.3")']
 TORCHVISION = [
     f"torchvision/{name}"
@@ -106,6 +106,7 @@ def test_the_head_of_a_pruned_and_of_a_cut_net() -> None:
         ("torchvision/shufflenet_v2_x0_5", ["stem", "stage2", "stage3", "stage4", "neck"]),
         ("torchvision/densenet121", ["stem", *(f"features.denseblock{number}" for number in (1, 2, 3, 4)), "neck"]),
         ("flatnet(4, 8, hidden=6)", ["block1", "block2", "neck"]),
+        ("dscnn(4, 8, 8)", ["block1", "block2", "block3"]),
         ("convnet(4)", ["block1"]),
     ],
 )

@@ -52,11 +52,13 @@ def plain(architecture: str) -> Callable[[], Model]:
 MODELS: dict[str, Callable[[], Model]] = {
     "convnet": plain("convnet(4, 8, dropout=0.2)"),
     "flatnet": plain("flatnet(4, 8)"),
+    "dscnn": plain("dscnn(4, 8, 8)"),
     "timm": plain("mobilenetv3_small_050"),
     "torchvision": plain("shufflenet_v2_x0_5"),
     "truncated by name": plain("truncate(shufflenet_v2_x0_5, stage3)"),
     "truncated": lambda: truncate_model(make("torchvision/resnet18"), "layer2"),
     "pruned convnet": lambda: remove_channels(make("convnet(4, 8)"), PruneOptions(ratio=0.5)),
+    "pruned dscnn": lambda: remove_channels(make("dscnn(4, 8, 8)"), PruneOptions(ratio=0.3)),
     "pruned flatnet": lambda: remove_channels(make("flatnet(4, 8, hidden=10)"), PruneOptions(ratio=0.3)),
     "pruned mobilenet": lambda: remove_channels(make("mobilenetv3_small_050"), PruneOptions(ratio=0.5)),
     "pruned shufflenet": lambda: remove_channels(make("shufflenet_v2_x0_5"), PruneOptions(ratio=0.5)),

@@ -21,10 +21,10 @@ from edgewise.data import Dataset
 from edgewise.errors import ConfigError
 from edgewise.models import Model, create_model, save_model
 from edgewise.recipe import TrainOptions
-from edgewise.train import Setup, fit, logits, soft
+from edgewise.train import Setup, fit, logits, soft, teachers
 from edgewise.train.feed import Pixels
 from edgewise.train.losses import Batch, DistillationLoss
-from edgewise.train.teachers import Panel, watch_features
+from edgewise.train.teachers import Panel, asking, watch_features
 
 from .conftest import CLASSES, SPEC, make_dataset
 from .test_losses import softmax
@@ -179,13 +179,34 @@ def test_a_panel_is_the_mean_of_the_logits_in_the_students_order_and_normalisati
     student = net()
     turned = tuple(reversed(CLASSES))
     darker = replace(SPEC, mean=(0.2,), std=(0.25,))
-    teachers = [net("8, 8", seed=1), net("6", turned, 2, darker)]
+    several = [net("8, 8", seed=1), net("6", turned, 2, darker)]
     images = make_dataset().test.images[:5]
-    expected = (logits(teachers[0], images) + logits(teachers[1], images)[:, ::-1]) / 2
-    panel = Panel(teachers, student, features=False).eval()
+    expected = (logits(several[0], images) + logits(several[1], images)[:, ::-1]) / 2
+    panel = Panel(several, student, features=False).eval()
     with torch.no_grad():
         found = panel(Pixels(SPEC, torch.device("cpu"))(images))
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "amx", "mixed"),
+    [("convnet(8, 8)", True, True), ("convnet(8, 8)", False, False), ("dscnn(8, 8)", True, False)],
+)
+def test_dense_teachers_answer_in_bfloat16_where_that_is_fast(
+    architecture: str, amx: bool, mixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teachers, "has_fast_bf16", lambda: amx)
+    teacher = create_model(architecture, labels=CLASSES, input=SPEC, seed=1)
+    kinds: list[torch.dtype] = []
+    panel = Panel([teacher], net(), features=False)
+    panel.nets[0].get_submodule("block1.conv").register_forward_hook(lambda *seen: kinds.append(seen[2].dtype))
+    images = torch.randn(5, 1, 12, 12)
+    with torch.inference_mode():
+        answers = asking(panel)(images)
+    assert answers.dtype == torch.float32
+    assert kinds == [torch.bfloat16 if mixed else torch.float32]
+    expected = torch.from_numpy(teacher.module(images).detach().numpy())
+    torch.testing.assert_close(answers, expected, atol=0.05 if mixed else 1e-6, rtol=0)
 
 
 def test_the_features_of_the_first_teacher_stand_behind_the_logits() -> None:

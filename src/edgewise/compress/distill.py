@@ -108,17 +108,11 @@ def _loss(teachers: list[Model], student: Model, options: DistillOptions, contex
 
     from edgewise.train import logits
     from edgewise.train.losses import DistillationLoss
-    from edgewise.train.teachers import Panel
+    from edgewise.train.teachers import Panel, asking
 
     panel = Panel(teachers, student, features=options.similarity > 0).eval()
     if context.augmented:
-        return DistillationLoss(
-            lambda images: panel.to(images.device)(images),
-            options.alpha,
-            options.tau,
-            _soft(options),
-            options.similarity,
-        )
+        return DistillationLoss(asking(panel), options.alpha, options.tau, _soft(options), options.similarity)
     answering = dataclasses.replace(student, module=panel)
     kept = torch.from_numpy(logits(answering, context.dataset.train.images))
     return DistillationLoss(kept, options.alpha, options.tau, _soft(options), options.similarity)

@@ -1,4 +1,4 @@
-"""Our own two families of plain convolutional nets, whose parameters and MACs can be worked out by hand."""
+"""Our own two families of plain convolutional nets, whose parameters can be worked out by hand; how all are built."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from edgewise.architecture import check_arguments
 from edgewise.bundle import InputSpec
 from edgewise.errors import ConfigError
+from edgewise.models.dscnn import dscnn
 from edgewise.plan import Call
 
 
@@ -76,7 +77,7 @@ def flatnet(*widths: int, hidden: int = 128, dropout: float = 0.0, input: InputS
     return nn.Sequential(blocks)
 
 
-FAMILIES: dict[str, Callable[..., nn.Sequential]] = {"convnet": convnet, "flatnet": flatnet}
+FAMILIES: dict[str, Callable[..., nn.Sequential]] = {"convnet": convnet, "flatnet": flatnet, "dscnn": dscnn}
 """Name in a recipe -> what builds it; `edgewise.architecture.OWN` has their arguments."""
 
 

@@ -4,6 +4,7 @@ A name is one of::
 
     convnet(32, 64, 128, dropout=0.2)           our plain net; see `edgewise.models.convnet`
     flatnet(16, 32, 48, hidden=128, dropout=0.3) our net with a hidden linear layer; same file
+    dscnn(16, 32, 32, 64)                       our depthwise-separable net; see `edgewise.models.dscnn`
     mobilenetv3_small_050                        a timm classifier, else a torchvision one of that name
     torchvision/resnet18, timm/resnet18          the one of that library
     truncate(shufflenet_v2_x0_5, stage3)         any of the above, cut after a part, with a new classifier
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 OWN_EXAMPLES = (
     ModelEntry("convnet(32, 64, 128, dropout=0.2)", "convnet"),
     ModelEntry("flatnet(16, 32, 48, hidden=128, dropout=0.3)", "convnet"),
+    ModelEntry("dscnn(16, 32, 32, 64)", "convnet"),
 )
 """Our own families by example; any widths can be written."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from edgewise.architecture import OWN, strides_of
 from edgewise.bundle import InputSpec
 from edgewise.errors import ConfigError, nearest
 from edgewise.models import libraries
@@ -92,10 +93,12 @@ def scaled(call: Call, alpha: float, unit: int) -> Call | None:
         alpha: what the channels are multiplied with.
         unit: the multiple that widths of our own families are rounded to.
     """
-    if call.name in ("convnet", "flatnet"):
+    if call.name in OWN:
         more = dict(call.kwargs)
         if call.name == "flatnet":
             more["hidden"] = scaled_width(more.get("hidden", 128), alpha, unit)
+        if call.name == "dscnn":  # rounded widths may grow elsewhere, and the strides would with them
+            more["strides"] = strides_of(call)
         return Call(call.name, tuple(scaled_width(width, alpha, unit) for width in call.args), more)
     if call.name == "width":
         name, own = arguments(call)
@@ -135,7 +138,7 @@ def arguments(call: Call) -> tuple[str, float]:
             code="C41",
             where={"model": call},
             why=nearest(name, [*FAMILIES, *TORCHVISION]),
-            fix="write the widths of convnet and flatnet out; for other nets the plan width(ALPHA) shrinks them",
+            fix=f"write the widths of {', '.join(OWN)} out; for other nets the plan width(ALPHA) shrinks them",
         )
     return name, float(alpha)
 
