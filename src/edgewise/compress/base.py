@@ -49,7 +49,7 @@ class Context:
     say: Callable[[str], None] = _unheard
 
 
-Trait = Literal["levels", "zeros"]
+Trait = Literal["levels", "zeros", "ranges"]
 """Something about weights that a later step can undo; `edgewise.compress.TRAITS` says what each means."""
 
 
