@@ -36,6 +36,42 @@ def store_halves(proto: onnx.ModelProto) -> None:
         graph.node.insert(0, node)
 
 
+def answer_in_float(proto: onnx.ModelProto) -> None:
+    """Let the last layer of an int8 graph give its sums as they are: logits need no 256 levels, and ties cost decisions.
+
+    Where the answer does not come straight from a layer, the graph is left as it is.
+    """
+    graph = proto.graph
+    answer = graph.output[0].name
+    made = {name: node for node in graph.node for name in node.output}
+    last = made.get(answer)
+    if last is None or last.op_type != "DequantizeLinear":
+        return
+    whole = made.get(last.input[0])
+    if whole is None or [node for node in graph.node if whole.output[0] in node.input] != [last]:
+        return
+    if whole.op_type == "QGemm":
+        del whole.input[7:]  # without an output scale it gives floats
+        whole.output[0] = answer
+    elif whole.op_type == "QuantizeLinear" and whole.input[0] in made:
+        layer = made[whole.input[0]]
+        if len([node for node in graph.node if whole.input[0] in node.input]) > 1:
+            return
+        layer.output[:] = [answer if name == whole.input[0] else name for name in layer.output]
+        graph.node.remove(whole)
+    else:
+        return
+    graph.node.remove(last)
+    drop_unused(graph)
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove the initializers that no node reads."""
+    used = {name for node in graph.node for name in node.input}
+    for unused in [one for one in graph.initializer if one.name not in used]:
+        graph.initializer.remove(unused)
+
+
 def fold_scale(proto: onnx.ModelProto) -> None:
     """Take the normalisation into the first convolution, as far as that is exact.
 
@@ -67,9 +103,7 @@ def fold_scale(proto: onnx.ModelProto) -> None:
         constants[conv.input[2]].CopyFrom(numpy_helper.from_array((bias + moved).astype(np.float32), conv.input[2]))
         conv.input[0] = shift_node.input[0]
         graph.node.remove(shift_node)
-    used = {name for node in graph.node for name in node.input}
-    for unused in [one for one in graph.initializer if one.name not in used]:
-        graph.initializer.remove(unused)
+    drop_unused(graph)
 
 
 def _normalisation(
