@@ -497,7 +497,9 @@ def _note_storage(job: Job, built: Built) -> None:
     options = job.recipe.export
     marks = {edit["edit"] for edit in built.model.structure} & MARKS
     notes = []
-    if marks and "packed" not in options.formats:
+    if "qat" in marks and "int8" not in options.precisions:
+        notes.append("qat trained it for int8, which is not written; add it to export.precisions")
+    if marks & {"palettize", "sparsify"} and "packed" not in options.formats:
         notes.append("the packed format alone stores its weights in fewer bytes; add it to export.formats")
     if "palettize" in marks and "int8" in options.precisions and "onnx" in options.formats:
         notes.append("its int8 file gives each weight 8 bits and levels of its own, not those of palettize")

@@ -35,15 +35,18 @@ class OnSteps(nn.Module):
 
     learnt: the step is trained by the gradient of LSQ, as the logarithm of what it was multiplied with, and the level
     of zero stays. Otherwise the ends follow the smallest and largest values of the batches by a moving average, for the
-    first `follow` images of training, and stay then.
+    first `follow` images of training, and stay then. most: no range ends above it.
     """
 
     low: torch.Tensor
     high: torch.Tensor
     seen: torch.Tensor
 
-    def __init__(self, ends: Range, *, signed: bool, learnt: bool, follow: int = 0) -> None:
+    def __init__(
+        self, ends: Range, *, signed: bool, learnt: bool, follow: int = 0, most: float | None = None
+    ) -> None:
         super().__init__()
+        self.most = None if most is None else most / (127 if signed else 255)
         self.register_buffer("low", torch.tensor(min(0.0, ends[0])))
         self.register_buffer("high", torch.tensor(max(0.0, ends[1])))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
@@ -65,6 +68,7 @@ class OnSteps(nn.Module):
             start, zero = whole_steps(float(self.low), float(self.high), signed=self.signed)
             slower = Slower.apply(self.drift, (values[0].numel() * top) ** -0.5)
             scale = start * torch.exp(slower)
+            scale = scale if self.most is None else scale.clamp_max(self.most)
             steps = torch.clamp(values / scale + zero, bottom, top)
             return (round_through(steps) - zero) * scale
 
@@ -81,7 +85,8 @@ class OnSteps(nn.Module):
         """The step, and the level of zero."""
         step, zero = whole_steps(float(self.low), float(self.high), signed=self.signed)
         factor = 1.0 if self.drift is None else float(torch.exp(self.drift))
-        return float(torch.tensor(step * factor)), zero
+        step = step * factor if self.most is None else min(step * factor, self.most)
+        return float(torch.tensor(step)), zero
 
 
 class OnInts(nn.Module):

@@ -106,8 +106,7 @@ def _hold_layers(found: Layout, model: Model, options: QatOptions) -> None:
         held.grid = OnGrid(fit_grid(rows, bits, "integer", keep), as_mask(keep, layer))
         found.graph.set_submodule(name, held)
         if norm is not None:
-            rest = [part for key in ("drop", "act") if isinstance(part := getattr(norm, key, None), nn.Module)]
-            found.graph.set_submodule(norm_name, nn.Sequential(*rest) if rest else nn.Identity())
+            found.graph.set_submodule(norm_name, nn.Identity())
 
 
 def _first_points(found: Layout, model: Model, options: QatOptions, context: Context) -> dict[str, nn.Module]:
@@ -115,7 +114,7 @@ def _first_points(found: Layout, model: Model, options: QatOptions, context: Con
     from edgewise.compress.fake import OnSteps
     from edgewise.compress.palettize import spread_sample
     from edgewise.compress.ranges import METHODS, observe
-    from edgewise.compress.simulate import SCHEMES, Settled, input_point, pixel_steps
+    from edgewise.compress.simulate import SCHEMES, Settled, highest, input_point, pixel_steps
 
     images = spread_sample(context.dataset.train, options.sample)
     seen = observe(lambda: _values(found, model, images))
@@ -124,7 +123,8 @@ def _first_points(found: Layout, model: Model, options: QatOptions, context: Con
     points: dict[str, nn.Module] = {}
     for name in found.points:
         ends = METHODS[options.start](seen[name], symmetric=signed)
-        points[name] = OnSteps(ends, signed=signed, learnt=options.ranges == "learned", follow=follow)
+        learnt, most = options.ranges == "learned", highest(found, name)
+        points[name] = OnSteps(ends, signed=signed, learnt=learnt, follow=follow, most=most)
     pixels = pixel_steps(model, options.scheme)
     if pixels is not None:  # the file takes the pixels as they are, and so does the simulation
         points[input_point(found)] = Settled(*pixels, signed=False)
@@ -171,8 +171,8 @@ def _settled(model: Model, found: Layout, trained: nn.Module, options: QatOption
     own = module.state_dict()
     with torch.no_grad():
         for name, value in trained.state_dict().items():  # norms that were not folded, and whatever else was trained
-            if name in own:
-                own[name].copy_(value)
+            if found.of_model(name) in own:
+                own[found.of_model(name)].copy_(value)
     for name, norm_name in found.layers.items():
         held = trained.get_submodule(name)
         assert isinstance(held, OnInts)
@@ -180,7 +180,7 @@ def _settled(model: Model, found: Layout, trained: nn.Module, options: QatOption
         with torch.no_grad():
             weight, bias = held.folded()
             weight = held.grid(weight)
-        norm = module.get_submodule(norm_name) if norm_name else None
+        norm = module.get_submodule(found.of_model(norm_name)) if norm_name else None
         settle_layer(module.get_submodule(name), norm, weight, bias)
         edit["layers"][name] = held.grid.record()
     for name in found.points:

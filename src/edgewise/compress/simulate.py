@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import operator
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,13 @@ SCHEMES = {"u8s8-rr": (7, False), "u8s8": (8, False), "s8s8": (8, True)}
 """int8 scheme -> bits of the weights, and whether activations are signed and symmetric."""
 ROOM = "steps"
 """The part of a simulated net that holds its points."""
+OPENED = "opened_norm"
+"""The norm of a part that was a norm and an activation in one."""
+PLAIN = {"torch.nn.modules.conv.Conv2d", "torch.nn.modules.linear.Linear", "timm.layers.linear.Linear"}
+"""Layers that compute with their weights as they are."""
 
-_HANDS_ON = (nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.PixelShuffle, nn.ChannelShuffle)
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_HANDS_ON = (*_NOTHING, nn.MaxPool2d, nn.Flatten, nn.PixelShuffle, nn.ChannelShuffle)
 _FUSED = (nn.ReLU, nn.ReLU6)
 _HANDING = {
     *("view", "reshape", "flatten", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "chunk", "split"),
@@ -49,21 +55,28 @@ class Layout:
     points: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
 
+    @staticmethod
+    def of_model(name: str) -> str:
+        """The name that a part or tensor of the graph has in the model, where norms with an activation are one part."""
+        return name.replace(f".{OPENED}", "")
+
 
 class _Tracer(fx.Tracer):
-    """Steps into everything but layers with weights, norms (timm's have an activation of their own), and torch's."""
+    """Steps into everything but layers with weights and torch's own parts."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.BatchNorm2d | nn.Conv2d | nn.Linear) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, nn.Conv2d | nn.Linear) or super().is_leaf_module(m, module_qualified_name)
 
 
 def layout(model: Model) -> Layout:
     """The graph of a model's module (in eval mode), and where int8 begins and ends in it.
 
+    The module is changed: norms with an activation of their own become two parts.
+
     Raises:
         ConfigError: Q20, torch.fx cannot follow it.
     """
-    module = model.module.eval()
+    module = _open_norms(model.module.eval())
     try:
         graph = fx.GraphModule(module, _Tracer().trace(module))
         ShapeProp(graph).propagate(torch.zeros(2, *_shape(model)))  # type: ignore[no-untyped-call]
@@ -80,7 +93,7 @@ def layout(model: Model) -> Layout:
     calls = [node.target for node in graph.graph.nodes if node.op == "call_module"]
     for node in graph.graph.nodes:
         part = parts.get(str(node.target)) if node.op == "call_module" else None
-        if type(part) not in (nn.Conv2d, nn.Linear):
+        if f"{type(part).__module__}.{type(part).__qualname__}" not in PLAIN:
             if part is not None and isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear):
                 found.left[str(node.target)] = f"a {type(part).__name__} computes its weights in a way of its own"
             continue
@@ -91,6 +104,18 @@ def layout(model: Model) -> Layout:
         found.layers[str(node.target)] = norm if calls.count(norm) == 1 else ""
     found.points = [node.name for node in _points(graph.graph, parts, found)]
     return found
+
+
+def _open_norms(module: nn.Module) -> nn.Module:
+    """timm's norms with an activation as a row of a norm, whatever drops, and the activation; tensors are shared."""
+    for name, part in list(module.named_modules()):
+        if isinstance(part, nn.BatchNorm2d) and isinstance(getattr(part, "act", None), nn.Module):
+            norm = nn.BatchNorm2d(part.num_features, part.eps, part.momentum, part.affine, part.track_running_stats)
+            norm._parameters, norm._buffers = part._parameters, part._buffers
+            rest = [one for key in ("drop", "act") if isinstance(one := getattr(part, key, None), nn.Module)]
+            row = nn.Sequential(OrderedDict([(OPENED, norm), *((f"then{at}", one) for at, one in enumerate(rest))]))
+            module.set_submodule(name, row.eval())
+    return module
 
 
 def insert_points(graph: fx.GraphModule, points: Mapping[str, nn.Module]) -> None:
@@ -172,6 +197,14 @@ def pixel_steps(model: Model, scheme: str) -> tuple[float, int] | None:
     return float(torch.tensor(1 / (255 * spec.std[0]))), round(zero)
 
 
+def highest(found: Layout, name: str) -> float | None:
+    """What no value at a point can exceed: 6 behind a ReLU6, so that its step need not clip there again."""
+    node = next(node for node in found.graph.graph.nodes if node.name == name)
+    part = found.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+    limited = isinstance(part, nn.ReLU6) or getattr(node.target, "__name__", "") == "relu6"
+    return 6.0 if limited else None
+
+
 def input_point(found: Layout) -> str:
     """The point in front of the first layer."""
     return next(node.name for node in found.graph.graph.nodes if node.op == "placeholder")
@@ -188,7 +221,7 @@ def _norm_behind(node: fx.Node, parts: Mapping[str, nn.Module]) -> str:
         return ""
     user = next(iter(node.users))
     part = parts.get(str(user.target)) if user.op == "call_module" else None
-    known = isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d) and part.track_running_stats
+    known = type(part) in (nn.BatchNorm2d, nn.BatchNorm1d) and part.running_mean is not None
     return str(user.target) if known else ""
 
 
@@ -202,10 +235,19 @@ def _points(graph: fx.Graph, parts: Mapping[str, nn.Module], found: Layout) -> I
             continue
         if found.layers.get(str(node.target)):
             continue  # its norm follows
-        users = list(node.users)
-        if len(users) == 1 and _is_relu(users[0], parts):
+        follower = _follower(node, parts)
+        if follower is not None and _is_relu(follower, parts):
             continue  # the point is behind the activation
         yield node
+
+
+def _follower(node: fx.Node, parts: Mapping[str, nn.Module]) -> fx.Node | None:
+    """The one operation that reads a node's values, past parts that do nothing; None where several do."""
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if not (node.op == "call_module" and isinstance(parts[str(node.target)], _NOTHING)):
+            return node
+    return None
 
 
 def _hands_on(node: fx.Node, parts: Mapping[str, nn.Module]) -> bool:

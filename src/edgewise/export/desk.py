@@ -165,6 +165,7 @@ class Desk:
         calibration = calibrate(val, self.val.labels, scores[: len(self.test)], self.test.labels, seed=self.seed)
         checked = parity(self.expected("parity"), scores, precision)
         notes = [refused] if refused else []
+        notes += [how] if how.startswith("calibrated anew") else []
         if not checked.passed:
             notes.append(self._differs(scores, checked, precision))
         manifest = self._manifest(precision, scheme, calibration, how)

@@ -81,11 +81,15 @@ def _pairs(graph: Any, constants: Mapping[str, Any]) -> tuple[list[Pair], dict[s
     answers = {value.name for value in graph.output}
     pairs, reasons = [], {}
     readers: dict[str, list[Any]] = {}
+    made = {name for node in graph.node for name in node.output}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     for node in graph.node:
         if not _has_weights(node, constants):
+            continue
+        if any(len(readers[name]) > 1 for name in node.input[1:] if name):
+            reasons[node.name] = "it shares its weights with another layer"
             continue
         at = node
         while True:
@@ -94,7 +98,8 @@ def _pairs(graph: Any, constants: Mapping[str, Any]) -> tuple[list[Pair], dict[s
                 reasons[node.name] = "its output is the answer" if not after else "its output is read more than once"
                 break
             at = after[0]
-            if _has_weights(at, constants) and at.input[0] in _outputs(graph) and _takes(at, node, constants):
+            own = _has_weights(at, constants) and len(readers[at.input[1]]) == 1
+            if own and at.input[0] in made and _takes(at, node, constants):
                 pairs.append(Pair(node.name, at.name))
                 break
             if at.op_type not in SCALES_ALONG and not _is_flattening(at, constants):
@@ -103,17 +108,13 @@ def _pairs(graph: Any, constants: Mapping[str, Any]) -> tuple[list[Pair], dict[s
     return pairs, reasons
 
 
-def _outputs(graph: Any) -> set[str]:
-    return {name for node in graph.node for name in node.output}
-
-
 def _is_flattening(node: Any, constants: Mapping[str, Any]) -> bool:
     """A Reshape to (N, everything), or a mean over height and width."""
     from onnx import numpy_helper
 
     if node.op_type == "Reshape" and node.input[1] in constants:
         shape = numpy_helper.to_array(constants[node.input[1]])
-        return len(shape) == 2 and shape[0] in (0, -1) or (len(shape) == 2 and shape[1] == -1)
+        return len(shape) == 2 and (shape[0] == 0 or -1 in shape)
     if node.op_type == "ReduceMean":
         axes = next((list(one.ints) for one in node.attribute if one.name == "axes"), [])
         return sorted(axes) in ([2, 3], [-2, -1])

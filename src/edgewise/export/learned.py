@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
     from edgewise.models import Model
 
-HANDS_ON = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace"}
+HANDS_ON = {
+    *("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace"),
+    *("Split", "Slice", "Gather"),
+}
 """Operators that give on the values they are given, so that a pair behind them rounds nothing."""
+LEARNT_SCHEME = "qat"
+"""The int8 scheme of formats that read this graph in place of quantizing for themselves."""
 
 
 def learnt_scheme(model: Model) -> str:
@@ -59,6 +64,15 @@ def write_learnt(model: Model, path: Path, opset: int) -> onnx.ModelProto:
     return proto
 
 
+def learnt_file(model: Model, workspace: Path, opset: int) -> Path:
+    """The int8 graph as a file that other converters read; made once in a workspace."""
+    path = workspace / "learnt.onnx"
+    if not path.exists():
+        proto = write_learnt(model, workspace / "simulated.onnx", opset)
+        path.write_bytes(proto.SerializeToString())
+    return path
+
+
 def _name_constants(proto: onnx.ModelProto) -> None:
     """Constant nodes become initializers; scales and zeros too that stand behind an Identity or a Cast."""
     from onnx import numpy_helper
@@ -75,7 +89,7 @@ def _name_constants(proto: onnx.ModelProto) -> None:
         else:
             continue
         known[node.output[0]] = value
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), node.output[0]))
+        graph.initializer.append(numpy_helper.from_array(np.array(value, order="C"), node.output[0]))
         graph.node.remove(node)
 
 
@@ -86,17 +100,21 @@ def _numpy_type(kind: int) -> Any:
 
 
 def _drop_relus(proto: onnx.ModelProto) -> None:
-    """Rounding to 0..255 with zero at 0 leaves nothing below zero."""
+    """Rounding to 0..255 with zero at 0 leaves nothing below zero, and nothing above 255 steps."""
     from onnx import numpy_helper
 
     graph = proto.graph
-    constants = {one.name: one for one in graph.initializer}
-    for node in [one for one in graph.node if one.op_type == "Relu"]:
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    for node in [one for one in graph.node if one.op_type in {"Relu", "Clip"}]:
         readers = _readers(graph, node.output[0])
         if [one.op_type for one in readers] != ["QuantizeLinear"] or len(_readers(graph, node.input[0])) > 1:
             continue
-        zero = numpy_helper.to_array(constants[readers[0].input[2]])
-        if zero.dtype == np.uint8 and zero == 0:
+        step, zero = (constants[name] for name in readers[0].input[1:])
+        low, high = 0.0, np.inf
+        if node.op_type == "Clip":
+            ends = [constants.get(name, np.array(np.nan)) for name in node.input[1:]]
+            low, high = (float(end) for end in ends) if len(ends) == 2 else (np.nan, np.nan)
+        if zero.dtype == np.uint8 and zero == 0 and low == 0 and 255 * float(step) <= high * (1 + 1e-6):
             readers[0].input[0] = node.input[0]
             graph.node.remove(node)
 
@@ -113,22 +131,21 @@ def _pair_behind(proto: onnx.ModelProto) -> None:
         before = made.get(node.input[0]) if node.input else None
         if node.op_type not in HANDS_ON or before is None or before.op_type != "DequantizeLinear":
             continue
-        tensor = node.output[0]
-        readers = _readers(graph, tensor)
-        if tensor in answers or any(one.op_type == "QuantizeLinear" for one in readers):
-            continue
         scale, zero = before.input[1:3]
-        whole, rounded = f"{tensor}.whole", f"{tensor}.rounded"
-        pair = [
-            helper.make_node("QuantizeLinear", [tensor, scale, zero], [whole], name=f"{node.name}.quantize"),
-            helper.make_node("DequantizeLinear", [whole, scale, zero], [rounded], name=f"{node.name}.dequantize"),
-        ]
-        for reader in readers:
-            reader.input[:] = [rounded if name == tensor else name for name in reader.input]
-        place = list(graph.node).index(node) + 1
-        for offset, one in enumerate(pair):
-            graph.node.insert(place + offset, one)
-        made[rounded] = graph.node[place + 1]
+        for tensor in node.output:
+            readers = _readers(graph, tensor)
+            if not readers or tensor in answers or any(one.op_type == "QuantizeLinear" for one in readers):
+                continue
+            whole, rounded = f"{tensor}.whole", f"{tensor}.rounded"
+            for reader in readers:
+                reader.input[:] = [rounded if name == tensor else name for name in reader.input]
+            place = list(graph.node).index(node) + 1
+            for back, (kind, given, made_) in enumerate(
+                (("QuantizeLinear", tensor, whole), ("DequantizeLinear", whole, rounded))
+            ):
+                pair = helper.make_node(kind, [given, scale, zero], [made_], name=f"{tensor}.{kind}")
+                graph.node.insert(place + back, pair)
+            made[rounded] = graph.node[place + 1]
 
 
 def _whole_weights(proto: onnx.ModelProto, model: Model) -> None:
