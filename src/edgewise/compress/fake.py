@@ -42,9 +42,7 @@ class OnSteps(nn.Module):
     high: torch.Tensor
     seen: torch.Tensor
 
-    def __init__(
-        self, ends: Range, *, signed: bool, learnt: bool, follow: int = 0, most: float | None = None
-    ) -> None:
+    def __init__(self, ends: Range, *, signed: bool, learnt: bool, follow: int = 0, most: float | None = None) -> None:
         super().__init__()
         self.most = None if most is None else most / (127 if signed else 255)
         self.register_buffer("low", torch.tensor(min(0.0, ends[0])))

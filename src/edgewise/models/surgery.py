@@ -287,7 +287,9 @@ def _sparsify(module: nn.Module, edit: Edit) -> nn.Module:
 
 def _qat(module: nn.Module, edit: Edit) -> nn.Module:
     layers, points = edit.get("layers"), edit.get("points")
-    if set(edit) != {"edit", "scheme", "layers", "points"} or not (isinstance(layers, dict) and isinstance(points, dict)):
+    if set(edit) != {"edit", "scheme", "layers", "points"} or not (
+        isinstance(layers, dict) and isinstance(points, dict)
+    ):
         raise _misfit("a qat holds a scheme, layers and points and nothing else")
     if edit["scheme"] not in ("u8s8-rr", "u8s8", "s8s8"):
         raise _misfit("a qat is for u8s8-rr, u8s8 or s8s8")
