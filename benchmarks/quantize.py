@@ -9,7 +9,8 @@ u8s8        int8 as onnxruntime's quantizer writes it when left alone: smallest 
 u8s8-rr     the same with weights of seven bits, what edgewise mostly kept before it compared methods
 int8        what `edgewise export` keeps now: method, scheme and all else chosen on validation images and by timing
 qat         the int8 file after `qat(epochs=4)` at a quarter of the recipe's learning rate
-qat float   its fp32 file
+more        its control: four more epochs in float at that rate, then int8 as `edgewise export` makes it
+more float  the fp32 file of that
 
 Differences are to the net's own fp32 file, with paired 95 % intervals. `--part train`, `accuracy` and `time` do a part
 each; times are paired ratios to the net's fp32 file, one thread, taken in one session for each net.
@@ -54,7 +55,7 @@ NETS = {
     "tucker": ("", "decompose(0.7)"),
 }
 """Name -> the net that is trained, or the plan that makes it from `base`."""
-FILES = ("fp32", "u8s8", "u8s8-rr", "int8", "qat", "qat float")
+FILES = ("fp32", "u8s8", "u8s8-rr", "int8", "qat", "more", "more float")
 
 
 def main() -> None:
@@ -83,11 +84,13 @@ def _train(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
         return trained(model, epochs or max(1, round(recipe.train.epochs / 2)), recipe.train.lr / SLOWER, loss)
 
     for name, (architecture, plan) in NETS.items():
-        for target, step in ((name, plan), (f"{name}-qat", QAT)):
+        for target, step in ((name, plan), (f"{name}-qat", QAT), (f"{name}-more", "")):
             if (folder / target / "config.json").exists():
                 continue
             started = time.monotonic()
-            if target == name and architecture:
+            if target.endswith("-more"):
+                made = tune(open_model(folder / name), epochs=4)
+            elif target == name and architecture:
                 fresh = create_model(
                     architecture, labels=dataset.classes, input=resolve_input(recipe), seed=recipe.seed
                 )
@@ -105,31 +108,33 @@ def _files(name: str, dataset: Dataset, folder: Path, seed: int) -> tuple[dict[s
     files = {one: place / f"{one.replace(' ', '-')}.onnx" for one in FILES}
     record = place / "how.json"
     if not record.exists():
-        model, trained = open_model(folder / name), open_model(folder / f"{name}-qat")
+        model, trained, more = (open_model(folder / f"{name}{end}") for end in ("", "-qat", "-more"))
         options = ExportOptions()
         made = {}
-        for key, source in (("int8", model), ("qat", trained)):
+        for key, source in (("int8", model), ("qat", trained), ("more", more)):
             order = Order(key, source, ("int8",), place / "bundles", place / key, {})
             outcome = deliver(order, "onnx", dataset, options, seed=seed, progress=Silent())
             (made[key],) = outcome.exported
             kept = next(one for one in outcome.candidates if one.kept)
             tried = len(list((place / key / "onnx").glob("*seen*")))
-            made[f"{key} how"] = f"{kept.scheme}, {kept.note or 'trained'}, {tried} calibrations, passed {kept.passed}"
+            way = "trained" if key == "qat" else kept.note or "minmax"
+            made[f"{key} how"] = f"{kept.scheme}, {way}, {tried} calibrations, passed {kept.passed}"
         plain = Desk(Order(name, model, (), place, place / "int8" / "onnx", {}), "onnx", dataset, options, seed)
-        tuned = Desk(Order(name, trained, (), place, place / "qat" / "onnx", {}), "onnx", dataset, options, seed)
+        tuned = Desk(Order(name, more, (), place, place / "more" / "onnx", {}), "onnx", dataset, options, seed)
         sources = {
             "fp32": plain.write("fp32", ""),
             "u8s8": plain.write("int8", "u8s8", Ptq(logits=True)),
             "u8s8-rr": plain.write("int8", "u8s8-rr", Ptq(logits=True)),
             "int8": made["int8"].model_file,
             "qat": made["qat"].model_file,
-            "qat float": tuned.write("fp32", ""),
+            "more": made["more"].model_file,
+            "more float": tuned.write("fp32", ""),
         }
         for one, source in sources.items():
             files[one].write_bytes(source.read_bytes())
-        record.write_text(json.dumps({key: made[key] for key in ("int8 how", "qat how")}))
+        record.write_text(json.dumps({key: made[key] for key in made if key.endswith(" how")}))
     how = json.loads(record.read_text())
-    return files, f"int8: {how['int8 how']}; qat: {how['qat how']}"
+    return files, "; ".join(f"{key.removesuffix(' how')}: {told}" for key, told in how.items())
 
 
 def _accuracy(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
@@ -152,7 +157,7 @@ def _accuracy(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
 
 
 def _sweep(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
-    """Every method, size and preparation, in u8s8-rr: divergence on validation images (chosen by), and test accuracy."""
+    """Every method, size and preparation, in u8s8-rr: divergence on validation images, and test accuracy."""
     yield "\n| net | how | divergence on validation, 1e-3 nats | test accuracy against fp32, points |"
     yield "|---|---|---|---|"
     for name in NETS:
@@ -162,7 +167,7 @@ def _sweep(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
         desk = Desk(order, "onnx", dataset, ExportOptions(), recipe.seed)
         tried = [Ptq(method) for method in METHODS]
         tried += [Ptq("minmax", size) for size in (16, 64)] + [Ptq("mse", size) for size in (16, 64)]
-        tried += [Ptq("minmax", equalize=True), Ptq("minmax", correct=True), Ptq("minmax", logits=True)]
+        tried += [Ptq(equalize=True), Ptq(correct=True), Ptq(equalize=True, correct=True), Ptq(logits=True)]
         for ptq in tried:
             path = desk.write("int8", "u8s8-rr", ptq)
             far = divergence(desk.expected("val"), desk.scores(path, "val"))

@@ -338,8 +338,8 @@ class ExportOptions(Strict):
     """ONNX: how the range of a tensor is taken from its values; auto keeps the method whose answers on validation
     images stay nearest to those of fp32."""
     int8_equalize: bool | Literal["auto"] = "auto"
-    """ONNX: even out the scales of channels between layers first, where that is exact; auto tries it when no int8 file
-    keeps to the largest drop."""
+    """ONNX: even out the scales of channels between layers first, where that is exact; auto takes it where answers on
+    validation images come nearer to those of fp32."""
     int8_correct: bool | Literal["auto"] = "auto"
     """ONNX: let biases take up the shift that rounding the weights brings; auto as above."""
     int8_float_layers: Annotated[float, Field(ge=0, le=1)] = 0.25

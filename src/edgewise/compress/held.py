@@ -169,6 +169,7 @@ class _Straight(torch.autograd.Function):
 
 
 def round_through(values: torch.Tensor) -> torch.Tensor:
+    """Whole numbers (halves go to even ones), through which the gradient passes straight."""
     rounded: torch.Tensor = _Straight.apply(values, values.detach().round())
     return rounded
 
@@ -184,9 +185,11 @@ class Slower(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, factor: float) -> torch.Tensor:
+        """The values."""
         ctx.factor = factor
         return values.view_as(values)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The gradient times the factor."""
         return grad * ctx.factor, None

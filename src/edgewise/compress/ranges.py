@@ -18,6 +18,8 @@ SHARE = 0.9999
 """What the percentile method keeps of all values."""
 STEPS = 64
 """Ends that the mse method tries on each side."""
+FAINT = 1e-10
+"""What an empty level counts as beside bins that are not empty, in the entropy method."""
 LEAST = 0.1
 """The mse method moves no end nearer to zero than this share of it."""
 
@@ -101,7 +103,7 @@ def percentile(seen: Seen, *, symmetric: bool = False, share: float = SHARE) -> 
     if symmetric:
         counts, top = _magnitudes(seen)
         place = np.searchsorted(np.cumsum(counts) + seen.zeros, share * total)
-        end = top * min(place + 1, len(counts)) / len(counts)
+        end = top * min(int(place) + 1, len(counts)) / len(counts)
         return max(seen.low, -end), min(seen.high, end)
     counts = seen.counts.copy()
     counts[min(int(-seen.low / (seen.high - seen.low) * BINS), BINS - 1)] += seen.zeros
@@ -164,21 +166,20 @@ def entropy(seen: Seen, *, symmetric: bool = False) -> Range:
 def divergence(counts: Floats, kept: int, levels: int) -> float:
     """Kullback-Leibler divergence, in nats, of `levels` levels over the first `kept` bins from all bins.
 
-    Infinite where a bin that is not empty meets a level that is.
+    A level that is empty where the bins are not counts as `FAINT`.
     """
     inside = counts[:kept]
     p = inside.copy()
     p[-1] += counts[kept:].sum()
     edges = np.arange(levels) * kept // levels
-    filled = inside > 0
+    filled = p > 0
     totals = np.add.reduceat(inside, edges)
     bins = np.add.reduceat(filled.astype(np.float64), edges)
     level = np.searchsorted(edges, np.arange(kept), side="right") - 1
     q = np.where(filled, (totals / np.maximum(bins, 1))[level], 0.0)
-    some = p > 0
-    if not q.sum() or (q[some] == 0).any():
+    if not q.sum():
         return float("inf")
-    p, q = p[some] / p.sum(), q[some] / q.sum()
+    p, q = p[filled] / p.sum(), np.maximum(q[filled] / q.sum(), FAINT)
     return float((p * np.log(p / q)).sum())
 
 
@@ -197,7 +198,7 @@ def _magnitudes(seen: Seen) -> tuple[Floats, float]:
     if top <= 0:
         return np.zeros(BINS), 0.0
     places = np.clip((np.abs(seen.middles) * (BINS / top)).astype(np.int64), 0, BINS - 1)
-    return np.bincount(places, weights=seen.counts, minlength=BINS), top
+    return np.bincount(places, weights=seen.counts, minlength=BINS).astype(np.float64), top
 
 
 def _beyond(counts: Floats, middles: Floats, end: float) -> float:

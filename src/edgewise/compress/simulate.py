@@ -79,7 +79,7 @@ def layout(model: Model) -> Layout:
     module = _open_norms(model.module.eval())
     try:
         graph = fx.GraphModule(module, _Tracer().trace(module))
-        ShapeProp(graph).propagate(torch.zeros(2, *_shape(model)))  # type: ignore[no-untyped-call]
+        ShapeProp(graph).propagate(torch.zeros(2, *_shape(model)))
     except (torch.fx.proxy.TraceError, TypeError, RuntimeError, ValueError, AttributeError, NotImplementedError) as why:
         raise ConfigError(
             "int8 training cannot follow this net",
@@ -207,7 +207,7 @@ def highest(found: Layout, name: str) -> float | None:
 
 def input_point(found: Layout) -> str:
     """The point in front of the first layer."""
-    return next(node.name for node in found.graph.graph.nodes if node.op == "placeholder")
+    return str(next(node.name for node in found.graph.graph.nodes if node.op == "placeholder"))
 
 
 def _shape(model: Model) -> tuple[int, int, int]:
@@ -221,7 +221,7 @@ def _norm_behind(node: fx.Node, parts: Mapping[str, nn.Module]) -> str:
         return ""
     user = next(iter(node.users))
     part = parts.get(str(user.target)) if user.op == "call_module" else None
-    known = type(part) in (nn.BatchNorm2d, nn.BatchNorm1d) and part.running_mean is not None
+    known = type(part) in (nn.BatchNorm2d, nn.BatchNorm1d) and getattr(part, "running_mean", None) is not None
     return str(user.target) if known else ""
 
 

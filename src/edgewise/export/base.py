@@ -48,6 +48,9 @@ class Ptq:
         return told + (f"-{zlib.crc32(repr(self.floats).encode()):08x}" if self.floats else "")
 
 
+PLAIN = Ptq()
+
+
 @dataclass(frozen=True)
 class ExportSpec:
     """What to write.
@@ -66,7 +69,7 @@ class ExportSpec:
     scheme: str = ""
     calibration: Pixels | None = None
     opset: int = OPSET
-    ptq: Ptq = Ptq()
+    ptq: Ptq = PLAIN
 
 
 class Exporter(Protocol):

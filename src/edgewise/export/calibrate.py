@@ -39,9 +39,14 @@ def seen_by(source: Path, spec: ExportSpec) -> dict[str, Seen]:
         np.savez(kept, **arrays)  # type: ignore[arg-type]
     with np.load(kept, allow_pickle=False) as read:
         return {
-            str(name): Seen(*map(float, read[f"ends{place}"]), read[f"counts{place}"], read[f"means{place}"])
+            str(name): Seen(*_three(read[f"ends{place}"]), read[f"counts{place}"], read[f"means{place}"])
             for place, name in enumerate(read["names"])
         }
+
+
+def _three(ends: NDArray[np.float64]) -> tuple[float, float, float]:
+    low, high, zeros = ends.tolist()
+    return low, high, zeros
 
 
 def some_of(images: Pixels, count: int) -> Pixels:

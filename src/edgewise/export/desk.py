@@ -16,7 +16,7 @@ from edgewise.data import Dataset, Split
 from edgewise.device import RUNTIMES, Pixels, Scores
 from edgewise.device.standalone import runner_source
 from edgewise.export import FORMATS
-from edgewise.export.base import ExportSpec, Ptq, sidecars_of
+from edgewise.export.base import PLAIN, ExportSpec, Ptq, sidecars_of
 from edgewise.export.blame import first_difference
 from edgewise.export.collapse import apart
 from edgewise.export.tensorrt import for_tensorrt
@@ -137,13 +137,13 @@ class Desk:
         """The file's logits in its own runtime."""
         return self._run(path, part)[0]
 
-    def spec(self, precision: str, scheme: str, ptq: Ptq = Ptq()) -> ExportSpec:
+    def spec(self, precision: str, scheme: str, ptq: Ptq = PLAIN) -> ExportSpec:
         """What the exporter is told."""
         return ExportSpec(precision, self.order.workspace, scheme, self.calibration, self.options.opset, ptq)
 
-    def write(self, precision: str, scheme: str, ptq: Ptq = Ptq()) -> Path:
+    def write(self, precision: str, scheme: str, ptq: Ptq = PLAIN) -> Path:
         """The model file; written once."""
-        name = f"{precision}{scheme}" + ("" if ptq == Ptq() else f"-{ptq.slug()}")
+        name = f"{precision}{scheme}" + ("" if ptq == PLAIN else f"-{ptq.slug()}")
         path = self.order.workspace / f"{name}{FORMATS[self.format].suffix}"
         if not path.exists():
             FORMATS[self.format].write(self.order.model, self.spec(precision, scheme, ptq), path)

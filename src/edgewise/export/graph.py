@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,7 @@ def store_halves(proto: onnx.ModelProto) -> None:
 
 
 def answer_in_float(proto: onnx.ModelProto) -> None:
-    """Let the last layer of an int8 graph give its sums as they are: logits need no 256 levels, and ties cost decisions.
+    """Let the last layer of an int8 graph give its sums as they are: 256 levels for logits make ties.
 
     Where the answer does not come straight from a layer, the graph is left as it is.
     """
@@ -63,6 +64,36 @@ def answer_in_float(proto: onnx.ModelProto) -> None:
         return
     graph.node.remove(last)
     drop_unused(graph)
+
+
+def keep_float(proto: onnx.ModelProto, layers: Collection[str]) -> None:
+    """Have layers computed in float that stand between rounded values.
+
+    onnxruntime 1.31 makes 8-bit weights of its own for a layer between DequantizeLinear and QuantizeLinear whose
+    weights are float. A Max with the least number, or with 0 in place of a ReLU, gives the same values and is nothing
+    it looks behind.
+
+    Args:
+        layers: names of nodes.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = proto.graph
+    answers = {value.name for value in graph.output}
+    for node in [one for one in graph.node if one.name in layers and one.output[0] not in answers]:
+        tensor = node.output[0]
+        readers = [one for one in graph.node if tensor in one.input]
+        relu = [one.op_type for one in readers] == ["Relu"]
+        least = np.array(0 if relu else np.finfo(np.float32).min, np.float32)
+        graph.initializer.append(numpy_helper.from_array(least, f"{tensor}.least"))
+        if relu:
+            readers[0].op_type = "Max"
+            readers[0].input.append(f"{tensor}.least")
+            continue
+        for reader in readers:
+            reader.input[:] = [f"{tensor}.float" if one == tensor else one for one in reader.input]
+        barrier = helper.make_node("Max", [tensor, f"{tensor}.least"], [f"{tensor}.float"], name=f"{node.name}.float")
+        graph.node.insert(list(graph.node).index(node) + 1, barrier)
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:

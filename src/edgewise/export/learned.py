@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgewise.compress.simulate import learnt, simulation
 from edgewise.errors import ExportError
-from edgewise.export.graph import drop_unused
+from edgewise.export.graph import drop_unused, keep_float
 
 if TYPE_CHECKING:
     import onnx
@@ -29,6 +29,7 @@ HANDS_ON = {
     *("Split", "Slice", "Gather"),
 }
 """Operators that give on the values they are given, so that a pair behind them rounds nothing."""
+LAYERS = {"Conv", "Gemm", "MatMul"}
 LEARNT_SCHEME = "qat"
 """The int8 scheme of formats that read this graph in place of quantizing for themselves."""
 
@@ -60,6 +61,9 @@ def write_learnt(model: Model, path: Path, opset: int) -> onnx.ModelProto:
     _drop_relus(proto)
     _pair_behind(proto)
     _whole_weights(proto, model)
+    constants = {one.name for one in proto.graph.initializer}
+    left = [node.name for node in proto.graph.node if node.op_type in LAYERS and node.input[1] in constants]
+    keep_float(proto, left)
     _sort(proto)
     return proto
 
@@ -163,7 +167,7 @@ def _whole_weights(proto: onnx.ModelProto, model: Model) -> None:
     assert edit is not None
     layers = dict(_layers(model, edit))
     found = set()
-    for node in [one for one in graph.node if one.op_type in {"Conv", "Gemm", "MatMul"}]:
+    for node in [one for one in graph.node if one.op_type in LAYERS]:
         weight = constants.get(node.input[1])
         before = made.get(node.input[0])
         if weight is None or before is None or before.op_type != "DequantizeLinear":

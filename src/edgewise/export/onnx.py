@@ -20,7 +20,7 @@ import numpy as np
 
 from edgewise.errors import ExportError
 from edgewise.export.base import OPSET, ExportSpec, missing_modules
-from edgewise.export.graph import answer_in_float, fold_scale, store_halves
+from edgewise.export.graph import answer_in_float, fold_scale, keep_float, store_halves
 
 if TYPE_CHECKING:
     import onnx
@@ -218,6 +218,7 @@ def _quantized(spec: ExportSpec, scheme: Scheme, model: Model) -> onnx.ModelProt
     proto = onnx.load(output)
     if not spec.ptq.logits:
         answer_in_float(proto)
+    keep_float(proto, spec.ptq.floats)
     if scheme.unsigned:
         _take_pixels_as_quantized(proto, model.input)
     return proto

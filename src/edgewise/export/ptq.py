@@ -1,9 +1,9 @@
 """How a model is made int8 without training: what is tried, in which order, and what that costs.
 
-`first_choice` compares the methods that turn one calibration into ranges: a file for each, in one scheme, judged by how
-far its answers on validation images move from those of fp32. `further_choices` is for models of which no int8 file
-keeps to the largest drop: channels evened out and biases corrected (one calibration more, three files), then the layers
-that cost most left in float (a file for each of at most `TRIALS` groups of layers, then one for each step).
+`first_choice` compares the methods that turn one calibration into ranges, then corrected biases, and channels evened out
+(a calibration more): seven files in one scheme, judged by how far their answers on validation images move from those of
+fp32. `further_choices` is for models of which no int8 file keeps to the largest drop: the layers that cost most are
+left in float (a file for each of at most `TRIALS` groups of layers, then one for each step).
 
 Answers are compared by their Kullback-Leibler divergence from those of fp32, which needs no labels and sees what top-1
 decisions hide. Test images are never looked at. See docs/decisions/0024.
@@ -34,31 +34,35 @@ CLEARLY = 0.9
 
 
 def first_choice(desk: Desk, scheme: str) -> Ptq:
-    """The method, and the number of calibration images, whose answers stay nearest to those of fp32.
+    """The method, number of calibration images and preparation whose answers stay nearest to those of fp32.
 
-    One calibration for all methods, one more for each entry of `calibration_sizes`.
+    One calibration for all methods, one for equalized channels, one for each entry of `calibration_sizes`.
     """
     options = desk.options
     methods = METHODS if options.int8_method == "auto" else (options.int8_method,)
-    plain = Ptq(methods[0], 0, options.int8_equalize is True, options.int8_correct is True)
-    tried = [dataclasses.replace(plain, method=method) for method in methods]
+    even, correct = ([False, True] if one == "auto" else [one] for one in (options.int8_equalize, options.int8_correct))
+    tried = [Ptq(method, 0, even[0], correct[0]) for method in methods]
     best = nearest(desk, scheme, tried)
     sizes = [size for size in options.calibration_sizes if size < len(desk.calibration)]
-    return nearest(desk, scheme, [best, *(dataclasses.replace(best, images=size) for size in sizes)])
+    best = nearest(desk, scheme, [best, *(dataclasses.replace(best, images=size) for size in sizes)])
+    ways = [dataclasses.replace(best, equalize=e, correct=c) for e in even for c in correct]
+    return nearest(desk, scheme, ways)
 
 
 def further_choices(desk: Desk, scheme: str, start: Ptq) -> Iterator[Ptq]:
-    """What to try when `start` loses too much, until the caller is satisfied."""
-    options = desk.options
-    even = {start.equalize, options.int8_equalize is not False}
-    correct = {start.correct, options.int8_correct is not False}
-    tried = [dataclasses.replace(start, equalize=e, correct=c) for e in sorted(even) for c in sorted(correct)]
-    best = nearest(desk, scheme, tried)
-    if best != start:
-        yield best
-    allowed = int(options.int8_float_layers * len(layers_of(desk, best)))
-    if options.int8_float_layers and layers_of(desk, best):
-        yield from _in_float(desk, scheme, best, max(1, allowed))
+    """What to try when `start` loses too much, until the caller is satisfied: ever more of the layers that cost most
+    in float, within `int8_float_layers` of all, one at least."""
+    share, layers = desk.options.int8_float_layers, layers_of(desk, start)
+    if not share or not layers:
+        return
+    groups = [list(group) for group in np.array_split(np.array(layers, dtype=object), min(TRIALS, len(layers)))]
+    left = sensitivity(desk, scheme, start, groups)
+    floats: list[str] = []
+    for place in sorted(range(len(groups)), key=lambda place: left[place]):
+        if len(floats) + len(groups[place]) > max(1, int(share * len(layers))):
+            return
+        floats += groups[place]
+        yield dataclasses.replace(start, floats=tuple(name for name in layers if name in floats))
 
 
 def nearest(desk: Desk, scheme: str, tried: list[Ptq]) -> Ptq:
@@ -106,17 +110,3 @@ def layers_of(desk: Desk, ptq: Ptq) -> list[str]:
 def sensitivity(desk: Desk, scheme: str, ptq: Ptq, groups: list[list[str]]) -> list[float]:
     """For each group of layers, the distance that is left when it alone stays float."""
     return [distance(desk, scheme, dataclasses.replace(ptq, floats=tuple(group))) for group in groups]
-
-
-def _in_float(desk: Desk, scheme: str, ptq: Ptq, allowed: int) -> Iterator[Ptq]:
-    """Ever more of the layers that cost most in float, within what is allowed."""
-    layers = layers_of(desk, ptq)
-    groups = [list(group) for group in np.array_split(np.array(layers, dtype=object), min(TRIALS, len(layers)))]
-    left = sensitivity(desk, scheme, ptq, groups)
-    order = sorted(range(len(groups)), key=lambda place: left[place])
-    floats: list[str] = []
-    for place in order:
-        if len(floats) + len(groups[place]) > allowed:
-            return
-        floats += groups[place]
-        yield dataclasses.replace(ptq, floats=tuple(name for name in layers if name in floats))
