@@ -238,7 +238,7 @@ def test_a_net_without_layers_has_nothing_to_do_and_a_layer_of_its_own_kind_is_n
 
     net = nn.Sequential(Own(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     context = Quiet()
-    with pytest.raises(NoEffect, match="N21"):
+    with pytest.raises(NoEffect, match="Q21"):
         run(Model(net, "own", SPEC, CLASSES), context)
     both = nn.Sequential(*net, nn.Linear(3, 3))
     run(Model(both, "own", SPEC, CLASSES), context, epochs=0)

@@ -57,7 +57,7 @@ def qat(model: Model, options: QatOptions, context: Context) -> Model:
     it with their statistics as they are, others train on.
 
     Raises:
-        NoEffect: there is no layer that int8 could be trained for (N21).
+        NoEffect: there is no layer that int8 could be trained for (Q21).
         ConfigError: torch.fx cannot follow the net (Q20).
     """
     from edgewise.compress.simulate import insert_points, layout
@@ -67,7 +67,7 @@ def qat(model: Model, options: QatOptions, context: Context) -> Model:
     if not found.layers:
         raise NoEffect(
             "qat found nothing to do",
-            code="N21",
+            code="Q21",
             where={"model": model.architecture},
             why="there are no convolutions or linear layers that it can train for int8",
             fix="leave the step out of the plan",

@@ -1,9 +1,9 @@
 """How a model is made int8 without training: what is tried, in which order, and what that costs.
 
-`first_choice` compares the methods that turn one calibration into ranges, then corrected biases, and channels evened out
-(a calibration more): seven files in one scheme, judged by how far their answers on validation images move from those of
-fp32. `further_choices` is for models of which no int8 file keeps to the largest drop: the layers that cost most are
-left in float (a file for each of at most `TRIALS` groups of layers, then one for each step).
+`first_choice` compares the methods that turn one calibration into ranges, then corrected biases, and channels evened
+out (a calibration more): seven files in one scheme, judged by how far their answers on validation images move from
+those of fp32. `further_choices` is for models of which no int8 file keeps to the largest drop: the layers that cost
+most are left in float (a file for each of at most `TRIALS` groups of layers, then one for each step).
 
 Answers are compared by their Kullback-Leibler divergence from those of fp32, which needs no labels and sees what top-1
 decisions hide. Test images are never looked at. See docs/decisions/0024.
