@@ -32,6 +32,10 @@ def export(
     ] = None,
     opset: Annotated[int | None, typer.Option(help="Opset of ONNX files, 13 to 20.")] = None,
     int8: Annotated[str | None, typer.Option(help="int8 scheme of ONNX files; auto tries each.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of export, e.g. export.int8_method=mse."),
+    ] = None,
     runtime: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="For web: onnxruntime-web, its npm package unpacked or as .tgz."),
@@ -45,7 +49,8 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a model of a run in other formats, each checked and timed in its own runtime."""
-    wanted = _wanted(run, tuple(model or ()), to, precision, {"export.opset": opset, "export.int8": int8})
+    flags = {"export.opset": opset, "export.int8": int8, **_settings(settings or [])}
+    wanted = _wanted(run, tuple(model or ()), to, precision, flags)
 
     from edgewise import handout
 
@@ -107,6 +112,21 @@ def _wanted(run: Path, models: tuple[str, ...], to: str, precision: str | None, 
     from edgewise.handout import Wanted
 
     return Wanted(models, options, auto)
+
+
+def _settings(words: list[str]) -> dict[str, Any]:
+    from edgewise.written import parse_settings
+
+    values = parse_settings(words)
+    for key in values:
+        if not key.startswith("export."):
+            raise ConfigError(
+                "a finished run is only exported: nothing else of it can be changed",
+                code="C05",
+                where={"--set": key},
+                fix="set a key that begins with export., or start a new run",
+            )
+    return values
 
 
 def _words(text: str) -> list[str]:

@@ -170,8 +170,9 @@ def simulation(model: Model) -> Model:
 
 
 def learnt(model: Model) -> Edit | None:
-    """The `qat` edit of a model, None when there is none."""
-    return next((edit for edit in model.structure if edit["edit"] == "qat"), None)
+    """The `qat` edit of a model, None when there is none, or when something was changed after it."""
+    last = model.structure[-1] if model.structure else {"edit": ""}
+    return last if last["edit"] == "qat" else None
 
 
 class Settled(nn.Module):
