@@ -1,8 +1,9 @@
 """int8 by post-training quantization and by training for it: ``python -m benchmarks.quantize DIR [--part PART]``.
 
-Fashion-MNIST as in recipes/fashion-mnist.yaml (12,000 training images with seed 0, 2,000 for validation, all 10,000 for
-test). Four nets are trained or opened from DIR: convnet(32,64,128), convnet(8,16,32), and the first pruned by 70 % and
-decomposed (Tucker, 70 % of the energy), both fine-tuned. Of each, on the same test images and in onnxruntime:
+Fashion-MNIST as in recipes/fashion-mnist.yaml (12,000 training images with seed 0, 2,000 for validation, all 10,000
+for test). Four nets are trained or opened from DIR: convnet(32,64,128), convnet(8,16,32), and the first pruned by 70 %
+and decomposed (Tucker, 70 % of the energy), both fine-tuned; `--net mobilenet` is mobilenetv3_small_050. Of each, on
+the same test images and in onnxruntime:
 
 fp32        the float file
 u8s8        int8 as onnxruntime's quantizer writes it when left alone: smallest to largest value, 8-bit logits
@@ -21,7 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,10 @@ NETS = {
     "small": ("convnet(8, 16, 32)", ""),
     "prune70": ("", "prune(0.7)"),
     "tucker": ("", "decompose(0.7)"),
+    "mobilenet": ("mobilenetv3_small_050", ""),
 }
 """Name -> the net that is trained, or the plan that makes it from `base`."""
+DEFAULT = ("base", "small", "prune70", "tucker")
 FILES = ("fp32", "u8s8", "u8s8-rr", "int8", "qat", "more", "more float")
 
 
@@ -63,17 +66,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="int8 without and with training.")
     parser.add_argument("folder", type=Path, help="keeps models and files between parts")
     parser.add_argument("--part", choices=("all", "train", "accuracy", "sweep", "time"), default="all")
+    parser.add_argument("--net", choices=tuple(NETS), nargs="+", default=DEFAULT, help="which nets")
     options = parser.parse_args()
     recipe = load_recipe(ROOT / "recipes" / "fashion-mnist.yaml")
     dataset = load_data(recipe.data, resolve_input(recipe), seed=recipe.seed)
     parts = {"train": _train, "accuracy": _accuracy, "sweep": _sweep, "time": _time}
     for name, part in parts.items():
         if options.part in {"all", name}:
-            for line in part(recipe, dataset, options.folder):
+            for line in part(recipe, dataset, options.folder, options.net):
                 print(line, flush=True)
 
 
-def _train(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
+def _train(recipe: Recipe, dataset: Dataset, folder: Path, nets: Sequence[str]) -> Iterator[str]:
     """Train what is not there yet."""
 
     def trained(model: Model, epochs: int, lr: float, loss: Any = None) -> Model:
@@ -83,7 +87,8 @@ def _train(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
     def tune(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
         return trained(model, epochs or max(1, round(recipe.train.epochs / 2)), recipe.train.lr / SLOWER, loss)
 
-    for name, (architecture, plan) in NETS.items():
+    for name in nets:
+        architecture, plan = NETS[name]
         for target, step in ((name, plan), (f"{name}-qat", QAT), (f"{name}-more", "")):
             if (folder / target / "config.json").exists():
                 continue
@@ -137,11 +142,11 @@ def _files(name: str, dataset: Dataset, folder: Path, seed: int) -> tuple[dict[s
     return files, "; ".join(f"{key.removesuffix(' how')}: {told}" for key, told in how.items())
 
 
-def _accuracy(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
+def _accuracy(recipe: Recipe, dataset: Dataset, folder: Path, nets: Sequence[str]) -> Iterator[str]:
     yield "\n| net | file | test accuracy % | against its fp32, points | same decisions % | bytes |"
     yield "|---|---|---|---|---|---|"
     notes = []
-    for name in NETS:
+    for name in nets:
         files, how = _files(name, dataset, folder, recipe.seed)
         answers = {one: _answers(path, dataset) for one, path in files.items()}
         for one, path in files.items():
@@ -156,11 +161,11 @@ def _accuracy(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
     yield from ("", *notes)
 
 
-def _sweep(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
+def _sweep(recipe: Recipe, dataset: Dataset, folder: Path, nets: Sequence[str]) -> Iterator[str]:
     """Every method, size and preparation, in u8s8-rr: divergence on validation images, and test accuracy."""
     yield "\n| net | how | divergence on validation, 1e-3 nats | test accuracy against fp32, points |"
     yield "|---|---|---|---|"
-    for name in NETS:
+    for name in nets:
         files, _ = _files(name, dataset, folder, recipe.seed)
         base = _answers(files["fp32"], dataset)
         order = Order(name, open_model(folder / name), (), folder, folder / f"{name}-files" / "sweep", {})
@@ -176,10 +181,10 @@ def _sweep(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
             yield f"| {name} | {ptq.words()} | {1000 * far:.2f} | {_interval(delta)} |"
 
 
-def _time(recipe: Recipe, dataset: Dataset, folder: Path) -> Iterator[str]:
+def _time(recipe: Recipe, dataset: Dataset, folder: Path, nets: Sequence[str]) -> Iterator[str]:
     yield "\n| net | file | time / fp32 | A/A |"
     yield "|---|---|---|---|"
-    for name in NETS:
+    for name in nets:
         files, _ = _files(name, dataset, folder, recipe.seed)
         timed = latency.measure(
             [latency.Subject(one, path, "onnx") for one, path in files.items()],

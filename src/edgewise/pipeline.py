@@ -27,7 +27,7 @@ from edgewise.device.preprocess import BadImage, open_image
 from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError, nearest
 from edgewise.export.deliver import deliver, unavailable
 from edgewise.export.desk import Exported, Order
-from edgewise.judge import choose, figure
+from edgewise.judge import choose, figure, times_as_long
 from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality, quality_of_part
 from edgewise.measure.calibration import calibrate
@@ -594,7 +594,16 @@ def measure_all(job: Job, exported: Sequence[tuple[Built, Exported]]) -> list[Me
         for one, file in exported:
             measurements.append(_measurement(job, one, file, reference, timed[file.name]))
             advance(1, f"{len(measurements)} files")
-    return measurements
+    return [_says_whether_int8_pays(measurements, one) for one in measurements]
+
+
+def _says_whether_int8_pays(measurements: Sequence[Measurement], one: Measurement) -> Measurement:
+    """An int8 file that takes longer than the fp32 file of its model says so."""
+    times = times_as_long(measurements, one)
+    if times is None or times <= 1:
+        return one
+    note = f"int8 does not pay here: {times:.2f} times as long as fp32"
+    return dataclasses.replace(one, notes=[*one.notes, note])
 
 
 def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) -> RunResult:

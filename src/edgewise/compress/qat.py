@@ -53,8 +53,8 @@ class QatOptions(Strict):
 def qat(model: Model, options: QatOptions, context: Context) -> Model:
     """Train a copy of the model on as int8 arithmetic will run it.
 
-    Weights that `sparsify` made zero stay zero. Dropout acts as before; batch norms that follow a layer are folded into
-    it with their statistics as they are, others train on.
+    Weights that `sparsify` made zero stay zero. Dropout layers act as before; batch norms that follow a layer are
+    folded into it with their statistics as they are, others train on.
 
     Raises:
         NoEffect: there is no layer that int8 could be trained for (Q21).

@@ -132,7 +132,7 @@ def _deliver_int8(desk: Desk, floating: Path, outcome: Outcome, progress: Progre
     path = desk.write("int8", best.scheme, used)
     refused = "" if passing else _refusal(desk, floating, path, best)
     outcome.candidates += [dataclasses.replace(one, kept=one is best) for one, _ in tried]
-    how = how or (best.note if tries else "")
+    how = how or (used.words() if tries else "")
     outcome.exported.append(desk.bundle(path, "int8", best.scheme, refused=refused, how=how))
 
 

@@ -173,11 +173,11 @@ def _whole_weights(proto: onnx.ModelProto, model: Model) -> None:
         if weight is None or before is None or before.op_type != "DequantizeLinear":
             continue
         turned = _upright(node, weight)
-        name = next((one for one, (values, _) in layers.items() if _same(values, turned)), None)
-        if name is None:
+        names = [one for one, (values, _) in layers.items() if _same(values, turned)]
+        if not names:
             continue
-        found.add(name)
-        scale = layers[name][1]
+        found.update(names)  # several with the same weights: the steps of any give them
+        scale = layers[names[0]][1]
         whole = np.rint(turned / scale.reshape((-1,) + (1,) * (turned.ndim - 1))).astype(np.int8)
         axis = 0 if turned is weight else 1
         _dequantized(graph, node, 1, whole if axis == 0 else whole.T, scale, axis)
