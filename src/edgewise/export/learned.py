@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.compress.simulate import learnt, simulation
 from edgewise.errors import ExportError
 from edgewise.export.graph import drop_unused, keep_float
 
@@ -36,6 +35,8 @@ LEARNT_SCHEME = "qat"
 
 def learnt_scheme(model: Model) -> str:
     """The int8 scheme that a model was trained for, "" for none."""
+    from edgewise.compress.simulate import learnt
+
     edit = learnt(model)
     return "" if edit is None else str(edit["scheme"])
 
@@ -52,6 +53,7 @@ def write_learnt(model: Model, path: Path, opset: int) -> onnx.ModelProto:
     """
     import onnx
 
+    from edgewise.compress.simulate import simulation
     from edgewise.export.onnx import write_float
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +161,8 @@ def _whole_weights(proto: onnx.ModelProto, model: Model) -> None:
         ExportError: X40.
     """
     from onnx import numpy_helper
+
+    from edgewise.compress.simulate import learnt
 
     graph = proto.graph
     made = {name: node for node in graph.node for name in node.output}
