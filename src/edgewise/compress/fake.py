@@ -90,14 +90,19 @@ class OnSteps(nn.Module):
 class OnInts(nn.Module):
     """A convolution or linear layer that computes with 8-bit weights, its batch norm folded in.
 
-    The norm's statistics stay as they are, and its scale and shift are trained on: the weights that are brought to the
-    grid are those that an exporter writes, at every step (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.2).
+    The weights that are brought to the grid are those that an exporter writes, at every step: folded with the norm's
+    running statistics. For the first `follow` images of training the norm still takes the statistics of each batch
+    behind them, and the running ones follow; then they stay, and only scale and shift are trained on (Krishnamoorthi
+    2018, arXiv:1806.08342, section 3.2.2).
     """
 
-    def __init__(self, layer: nn.Module, norm: nn.Module | None) -> None:
+    seen: torch.Tensor
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None, follow: int = 0) -> None:
         super().__init__()
-        self.layer, self.norm = layer, norm
+        self.layer, self.norm, self.follow = layer, norm, follow
         self.grid: OnGrid | None = None
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias with the norm in them, float."""
@@ -116,11 +121,32 @@ class OnInts(nn.Module):
         with torch.autocast(values.device.type, enabled=False):
             weight, bias = self.folded()
             weight = weight if self.grid is None else self.grid(weight)
-            if isinstance(self.layer, nn.Linear):
-                return F.linear(values.float(), weight, bias)
-            layer: Any = self.layer
-            computed: torch.Tensor = layer._conv_forward(values.float(), weight, bias)
-            return computed
+            if self.training and self.norm is not None and int(self.seen) < self.follow:
+                return self._by_the_batch(values.float(), weight)
+            return self._computed(values.float(), weight, bias)
+
+    def _computed(self, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if isinstance(self.layer, nn.Linear):
+            return F.linear(values, weight, bias)
+        layer: Any = self.layer
+        computed: torch.Tensor = layer._conv_forward(values, weight, bias)
+        return computed
+
+    def _by_the_batch(self, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Folded weights with their factor divided out again, then the norm as it is in training."""
+        self.seen += len(values)
+        norm, layer = self.norm, self.layer
+        told: Any = norm
+        factor = torch.rsqrt(told.running_var + told.eps)
+        factor = factor if told.weight is None else factor * told.weight
+        factor = torch.where(factor.abs() < 1e-6, 1.0, factor)
+        out = self._computed(values, weight, None)
+        wide = (1, -1) + (1,) * (out.dim() - 2)
+        out = out / factor.view(wide)
+        bias: Any = layer.bias
+        out = out if bias is None else out + bias.view(wide)
+        normed: torch.Tensor = told(out)
+        return normed
 
 
 @torch.no_grad()

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from edgewise.models import Edit, Model
 
 SAMPLE_BATCH = 64
+SETTLING = 0.75
+"""Share of the epochs for which norms and moving ranges follow the batches by themselves."""
+EVERY = 2**62
+"""More images than any training sees."""
 
 
 class QatOptions(Strict):
@@ -43,8 +47,9 @@ class QatOptions(Strict):
     """Which post-training method gives the ranges to begin with."""
     sample: Annotated[int, Field(ge=1)] = 256
     """Training images, spread evenly over the classes, that the first ranges are taken from."""
-    follow: Annotated[float, Field(ge=0, le=10_000)] = 1.0
-    """ema: epochs for which ranges follow; then they stay and the weights settle in them."""
+    follow: Annotated[float, Field(ge=0, le=10_000)] | None = None
+    """Epochs for which norms take the statistics of each batch, and with ema ranges its extremes; then they stay, and
+    the weights settle in them. Default: three quarters of `epochs`; all along where that is not given."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs of training; default: the recipe's `finetune_epochs`; 0 leaves the ranges as post-training quantization
     finds them."""
@@ -53,8 +58,9 @@ class QatOptions(Strict):
 def qat(model: Model, options: QatOptions, context: Context) -> Model:
     """Train a copy of the model on as int8 arithmetic will run it.
 
-    Weights that `sparsify` made zero stay zero. Dropout layers act as before; batch norms that follow a layer are
-    folded into it with their statistics as they are, others train on.
+    Weights that `sparsify` made zero stay zero. Dropout layers act as before. Batch norms that follow a layer are
+    folded into it; their statistics follow the batches for most of the training and stay for the rest. Other norms
+    train on.
 
     Raises:
         NoEffect: there is no layer that int8 could be trained for (Q21).
@@ -74,15 +80,22 @@ def qat(model: Model, options: QatOptions, context: Context) -> Model:
         )
     for name, why in found.left.items():
         context.say(f"qat leaves {name} in float: {why}")
-    _hold_layers(found, model, options)
-    insert_points(found.graph, _first_points(found, model, options, context))
+    follow = _images(options, context)
+    _hold_layers(found, model, options, follow)
+    insert_points(found.graph, _first_points(found, model, options, context, follow))
     trained = dataclasses.replace(model, module=found.graph)
     if options.epochs != 0:
         trained = context.finetune(trained, epochs=options.epochs)
     return _settled(model, found, trained.module, options)
 
 
-def _hold_layers(found: Layout, model: Model, options: QatOptions) -> None:
+def _images(options: QatOptions, context: Context) -> int:
+    """How many training images norms and moving ranges follow."""
+    epochs = SETTLING * options.epochs if options.follow is None and options.epochs else options.follow
+    return EVERY if epochs is None else round(epochs * len(context.dataset.train))
+
+
+def _hold_layers(found: Layout, model: Model, options: QatOptions, follow: int) -> None:
     """Put each layer with its norm on the grid that fits its folded weights best."""
     import torch
     from torch import nn
@@ -98,7 +111,7 @@ def _hold_layers(found: Layout, model: Model, options: QatOptions) -> None:
     for name, norm_name in found.layers.items():
         layer = found.graph.get_submodule(name)
         norm = found.graph.get_submodule(norm_name) if norm_name else None
-        held = OnInts(layer, norm)
+        held = OnInts(layer, norm, follow)
         with torch.no_grad():
             folded = held.folded()[0]
             rows = folded.reshape(len(folded), -1).numpy().copy()
@@ -109,7 +122,9 @@ def _hold_layers(found: Layout, model: Model, options: QatOptions) -> None:
             found.graph.set_submodule(norm_name, nn.Identity())
 
 
-def _first_points(found: Layout, model: Model, options: QatOptions, context: Context) -> dict[str, nn.Module]:
+def _first_points(
+    found: Layout, model: Model, options: QatOptions, context: Context, follow: int
+) -> dict[str, nn.Module]:
     """The points with the ranges that post-training quantization would give them, from real training images."""
     from edgewise.compress.fake import OnSteps
     from edgewise.compress.palettize import spread_sample
@@ -119,7 +134,6 @@ def _first_points(found: Layout, model: Model, options: QatOptions, context: Con
     images = spread_sample(context.dataset.train, options.sample)
     seen = observe(lambda: _values(found, model, images))
     signed = SCHEMES[options.scheme][1]
-    follow = round(options.follow * len(context.dataset.train))
     points: dict[str, nn.Module] = {}
     for name in found.points:
         ends = METHODS[options.start](seen[name], symmetric=signed)
