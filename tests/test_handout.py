@@ -114,6 +114,9 @@ def test_words_become_one_call(named: Path, monkeypatch: pytest.MonkeyPatch) -> 
     options = ExportOptions(formats=("onnx", "openvino"), precisions=("int8",), opset=17, int8="s8s8")
     assert wanted == Wanted(("a", "b"), options, auto=False)
     assert (kwargs["out"], kwargs["force"]) == (Path("there"), True)
+    words = ["--to", "onnx", "--set", "export.int8_method=mse", "--set", "export.int8_max_drop=0.01", "--quiet"]
+    (_, wanted), _ = called(["export", str(named), *words], monkeypatch)
+    assert (wanted.options.int8_method, wanted.options.int8_max_drop) == ("mse", 0.01)
     (_, wanted), _ = called(["export", str(named), "--to", "web", "--runtime", "npm", "--quiet"], monkeypatch)
     assert (wanted.options.formats, wanted.page) == (("onnx",), Page(Path("npm")))
     (_, wanted), _ = called(["export", str(named), "--precision", "fp16, fp32", "--quiet"], monkeypatch)
@@ -131,6 +134,8 @@ def test_words_become_one_call(named: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--opset", "12"], r"C02[\s\S]*13 is the lowest: before it, ONNX has no int8 weights per channel"),
         (["--opset", "21"], r"C02[\s\S]*20 is the highest"),
         (["--to", ","], "C02"),
+        (["--set", "train.lr=1"], r"C05[\s\S]*only exported"),
+        (["--set", "export.int8_method=best"], r"C02[\s\S]*int8_method"),
     ],
 )
 def test_mistyped_words_are_told_before_anything_heavy_is_imported(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from edgewise.judge import choose
+from edgewise.judge import choose, times_as_long
 from edgewise.recipe import Goal
 from edgewise.results import Clock, Cost, Estimate, Latency, Measurement, Parity, Quality
 
@@ -61,3 +62,14 @@ def test_timings_that_failed_the_a_a_check_rank_nothing() -> None:
     name, warning = chosen(fast, lean)
     assert name == "lean"
     assert "timing was disturbed" in warning
+
+
+def test_int8_is_compared_with_the_fp32_file_of_its_own_model() -> None:
+    floating = row("small", 0.95, 0.2, 10, 10, ratio=0.2)
+    whole = dataclasses.replace(row("small-int8", 0.95, 0.4, 10, 3, ratio=0.4), variant="small", precision="int8")
+    assert times_as_long([BASE, floating, whole], whole) == 2.0
+    assert times_as_long([BASE, floating, whole], floating) is None
+    assert times_as_long([BASE, whole], whole) is None
+    assert whole.latency is not None
+    rough = dataclasses.replace(whole, latency=dataclasses.replace(whole.latency, aa_spread=0.6))
+    assert times_as_long([BASE, floating, rough], rough) == 1.0

@@ -42,6 +42,25 @@ def pace(latency: Latency | None) -> Literal["faster", "slower", "same"] | None:
     return "faster" if ratio.value < 1 else "slower"
 
 
+def times_as_long(measurements: Sequence[Measurement], one: Measurement) -> float | None:
+    """Time of an int8 file over that of the fp32 file of the same model in the same format, both as ratios to the base.
+
+    None for other files, and where either was not compared. 1 where the difference is within twice the A/A spread.
+    """
+    floating = next(
+        (row for row in measurements if (row.variant, row.format, row.precision) == (one.variant, one.format, "fp32")),
+        None,
+    )
+    if one.precision != "int8" or floating is None:
+        return None
+    ratios = paired_ratio(one), paired_ratio(floating)
+    if ratios[0] is None or ratios[1] is None or ratios[1].value <= 0:
+        return None
+    times = ratios[0].value / ratios[1].value
+    spread = one.latency.aa_spread if one.latency is not None else None
+    return 1.0 if abs(times - 1) <= 2 * (spread or 0.0) else times
+
+
 def shortfall(measurements: Sequence[Measurement], one: Measurement, goal: Goal) -> float | None:
     """By how much a measurement misses the goal on validation images, as a share; 0 or less when it meets it.
 

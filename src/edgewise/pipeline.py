@@ -29,7 +29,7 @@ from edgewise.export.deliver import deliver
 from edgewise.export.desk import Exported, Order
 from edgewise.export.offers import Offer, offer
 from edgewise.export.speed import speeds
-from edgewise.judge import choose, figure
+from edgewise.judge import choose, figure, times_as_long
 from edgewise.measure import latency, machine, memory
 from edgewise.measure.accuracy import difference, quality, quality_of_part
 from edgewise.measure.calibration import calibrate
@@ -499,7 +499,9 @@ def _note_storage(job: Job, built: Built) -> None:
     options = job.recipe.export
     marks = {edit["edit"] for edit in built.model.structure} & MARKS
     notes = []
-    if marks and "packed" not in options.formats:
+    if "qat" in marks and "int8" not in options.precisions:
+        notes.append("qat trained it for int8, which is not written; add it to export.precisions")
+    if marks & {"palettize", "sparsify"} and "packed" not in options.formats:
         notes.append("the packed format alone stores its weights in fewer bytes; add it to export.formats")
     if "palettize" in marks and "int8" in options.precisions and "onnx" in options.formats:
         notes.append("its int8 file gives each weight 8 bits and levels of its own, not those of palettize")
@@ -612,7 +614,16 @@ def measure_all(job: Job, exported: Sequence[tuple[Built, Exported]]) -> list[Me
         for one, file in exported:
             measurements.append(_measurement(job, one, file, reference, timed[file.name]))
             advance(1, f"{len(measurements)} files")
-    return measurements
+    return [_says_whether_int8_pays(measurements, one) for one in measurements]
+
+
+def _says_whether_int8_pays(measurements: Sequence[Measurement], one: Measurement) -> Measurement:
+    """An int8 file that takes longer than the fp32 file of its model says so."""
+    times = times_as_long(measurements, one)
+    if times is None or times <= 1:
+        return one
+    note = f"int8 does not pay here: {times:.2f} times as long as fp32"
+    return dataclasses.replace(one, notes=[*one.notes, note])
 
 
 def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) -> RunResult:

@@ -341,10 +341,23 @@ class ExportOptions(Strict):
     """Opset of ONNX files, 13 to 20; old boards read 13 (onnxruntime 1.7, TensorRT 8.0 and later)."""
     int8: Scheme = "auto"
     """The int8 scheme of ONNX files; auto tries each on this CPU and keeps the fastest whose drop is allowed."""
-    int8_max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Largest drop of validation macro F1 against the same model in fp32 for a scheme to pass in auto."""
+    int8_max_drop: Annotated[float, Field(ge=0, le=1)] = 0.003
+    """Largest drop of validation macro F1 against the same model in fp32 for an int8 file to pass."""
+    int8_method: Literal["auto", "minmax", "percentile", "mse", "entropy"] = "auto"
+    """ONNX: how the range of a tensor is taken from its values; auto keeps the method whose answers on validation
+    images stay nearest to those of fp32."""
+    int8_equalize: bool | Literal["auto"] = "auto"
+    """ONNX: even out the scales of channels between layers first, where that is exact; auto takes it where answers on
+    validation images come nearer to those of fp32."""
+    int8_correct: bool | Literal["auto"] = "auto"
+    """ONNX: let biases take up the shift that rounding the weights brings; auto as above."""
+    int8_float_layers: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """ONNX: when all else loses too much, the layers that cost most stay float, at most this share of them; 0 for
+    none."""
     calibration_images: Annotated[int, Field(ge=1)] = 256
     """Training images, spread evenly over the classes, that set the int8 ranges."""
+    calibration_sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """ONNX: smaller numbers of these images to try too, one more calibration for each."""
     parity_images: Annotated[int, Field(ge=1)] = 256
     """Least number of real images on which each file is compared with its torch model; all test images are used."""
     decide: DecideOptions = DecideOptions()

@@ -45,6 +45,7 @@ TABLE = {
     "decompose": Contract(("decompose(0.7, min_gain=0)", "decompose(by=macs, keep=0.6, conv=cp)"), "decompose(1.0)"),
     "width": Contract(("width(0.5, round_to=4)", "width(0.5, inherit=True, round_to=4)"), "width(1.0)"),
     "truncate": Contract(("truncate(block1, epochs=15)",), "truncate(block2)"),
+    "qat": Contract(("qat(epochs=2)", "qat(s8s8, ranges=ema, start=minmax, epochs=2)")),
     "sparsify": Contract(("sparsify(0.5, epochs=1)", 'sparsify(pattern="2:4", scope=net, epochs=1)'), "sparsify(0)"),
 }
 CHAINS = (
@@ -53,6 +54,8 @@ CHAINS = (
     "prune(0.5) > distill > palettize(4)",
     "distill > palettize(bits=3)",
     "sparsify(0.8, steps=2) > palettize(4, epochs=1)",
+    "prune(0.5) > distill(epochs=1) > qat(epochs=1)",
+    "distill(epochs=1) > qat(epochs=1)",
 )
 
 
@@ -146,7 +149,11 @@ def test_a_step_that_undoes_an_earlier_one_is_refused_before_anything_runs(earli
 
 
 @pytest.mark.parametrize(
-    "plan", ["palettize(4) > prune(0.5)", "palettize(4) > distill", "sparsify > distill", "palettize > palettize"]
+    "plan",
+    [
+        *("palettize(4) > prune(0.5)", "palettize(4) > distill", "sparsify > distill", "palettize > palettize"),
+        *("qat > prune(0.5)", "qat > palettize", "palettize > qat", "qat > distill", "qat > qat"),
+    ],
 )
 def test_the_pairs_that_are_refused(plan: str) -> None:
     with pytest.raises(ConfigError, match="cannot follow"):

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from edgewise.bundle import InputSpec
+from edgewise.compress import Context, apply_plan
+from edgewise.compress.simulate import simulation
 from edgewise.data import Dataset
 from edgewise.device import RUNTIMES
 from edgewise.device.openvino import OpenVinoRuntime, import_openvino
 from edgewise.errors import ExportError, UntrustedError
 from edgewise.export import FORMATS, ExportSpec
+from edgewise.export.learned import LEARNT_SCHEME
 from edgewise.models import Model, create_model
 from edgewise.train import logits
 
@@ -116,3 +119,22 @@ def test_missing_weights_are_refused(trained: Model, tmp_path: Path) -> None:
     (tmp_path / "model.bin").unlink()
     with pytest.raises(UntrustedError, match="U04"):
         OpenVinoRuntime().load(tmp_path / "model.xml")
+
+
+def test_ranges_that_qat_learnt_are_kept(trained: Model, dataset: Dataset, tmp_path: Path) -> None:
+    """The int8 graph is read as it is: decisions are those of the simulation, weights those that were trained."""
+    context = Context(dataset, _as_it_is, _as_it_is, trained, seed=0)
+    made = apply_plan(trained, "qat(epochs=0)", context)
+    path = tmp_path / "model.xml"
+    EXPORTER.write(made, ExportSpec("int8", tmp_path / "work", LEARNT_SCHEME), path)
+    images = np.concatenate([dataset.test.images, dataset.train.images])
+    expected = logits(simulation(made), images)
+    got = RUNTIMES["openvino"].load(path).scores(images)
+    assert (expected.argmax(1) == got.argmax(1)).mean() >= 0.995
+    graph = import_openvino().Core().read_model(path)
+    constants = [node for node in graph.get_ordered_ops() if node.get_type_name() == "Constant"]
+    assert sum(node.get_element_type().get_type_name() == "i8" and node.data.ndim > 1 for node in constants) >= 3
+
+
+def _as_it_is(model: Model, *, epochs: int | None = None, loss: object = None) -> Model:
+    return model

@@ -38,6 +38,10 @@ def export(
             help="Share of given answers that has to be right, e.g. 0.99; the rest is unknown. Default: 0.95."
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of export, e.g. export.int8_method=mse."),
+    ] = None,
     runtime: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="For web: onnxruntime-web, its npm package unpacked or as .tgz."),
@@ -55,6 +59,7 @@ def export(
         "export.opset": opset,
         "export.int8": int8,
         "export.decide.precision": precision_of_answers,
+        **_settings(settings or []),
     }
     wanted = _wanted(run, tuple(model or ()), to, precision, flags)
 
@@ -118,6 +123,21 @@ def _wanted(run: Path, models: tuple[str, ...], to: str, precision: str | None, 
     from edgewise.handout import Wanted
 
     return Wanted(models, options, auto)
+
+
+def _settings(words: list[str]) -> dict[str, Any]:
+    from edgewise.written import parse_settings
+
+    values = parse_settings(words)
+    for key in values:
+        if not key.startswith("export."):
+            raise ConfigError(
+                "a finished run is only exported: nothing else of it can be changed",
+                code="C05",
+                where={"--set": key},
+                fix="set a key that begins with export., or start a new run",
+            )
+    return values
 
 
 def _words(text: str) -> list[str]:

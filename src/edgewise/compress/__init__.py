@@ -14,6 +14,7 @@ from edgewise.compress.decompose import DecomposeOptions, decompose
 from edgewise.compress.distill import DistillOptions, distill
 from edgewise.compress.palettize import PalettizeOptions, palettize
 from edgewise.compress.prune import PruneOptions, prune
+from edgewise.compress.qat import QatOptions, qat
 from edgewise.compress.sparsify import SparsifyOptions, sparsify
 from edgewise.compress.truncate import TruncateOptions, truncate
 from edgewise.compress.width import WidthOptions, width
@@ -52,6 +53,14 @@ TECHNIQUES: dict[str, Technique] = {
         "Zhu, Gupta 2017, arXiv:1710.01878",
         leaves=frozenset({"zeros"}),
     ),
+    "qat": Technique(
+        QatOptions,
+        qat,
+        "train on as int8 arithmetic will run the net, for its int8 file",
+        "Esser et al. 2020, arXiv:1902.08153",
+        leaves=frozenset({"ranges"}),
+        keeps=frozenset({"zeros"}),
+    ),
     "width": Technique(
         WidthOptions,
         width,
@@ -66,6 +75,7 @@ TECHNIQUES: dict[str, Technique] = {
 TRAITS: dict[Trait, str] = {
     "levels": "few values for the weights of each layer",
     "zeros": "zeros in place of small weights",
+    "ranges": "weights and int8 ranges that fit each other",
 }
 """What a technique can leave that another undoes, in words that follow "makes"."""
 

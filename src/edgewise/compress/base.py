@@ -52,7 +52,7 @@ class Context:
     speeds: Speeds | None = None
 
 
-Trait = Literal["levels", "zeros"]
+Trait = Literal["levels", "zeros", "ranges"]
 """Something about weights that a later step can undo; `edgewise.compress.TRAITS` says what each means."""
 
 

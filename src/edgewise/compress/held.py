@@ -38,10 +38,10 @@ class OnGrid(nn.Module):
         """float32 (rows, ...) -> the same shape, on the grid."""
         wide = (-1,) + (1,) * (weight.dim() - 1)
         centres = self.centres.view(wide)
-        drift = _Slower.apply(self.drift, (weight[0].numel() * 2 ** (self.bits - 1)) ** -0.5)
+        drift = Slower.apply(self.drift, (weight[0].numel() * 2 ** (self.bits - 1)) ** -0.5)
         scale = _short(self.start * torch.exp(drift)).view(wide)
         steps = torch.clamp(weight / scale, -centres, 2 * (2**self.bits - 1) - centres)
-        levels = scale * (2 * _round((steps + centres) / 2) - centres)
+        levels = scale * (2 * round_through((steps + centres) / 2) - centres)
         return levels if self.keep is None else torch.where(self.keep, levels, 0.0)
 
     def record(self) -> dict[str, Any]:
@@ -168,7 +168,8 @@ class _Straight(torch.autograd.Function):
         return grad, None
 
 
-def _round(values: torch.Tensor) -> torch.Tensor:
+def round_through(values: torch.Tensor) -> torch.Tensor:
+    """Whole numbers (halves go to even ones), through which the gradient passes straight."""
     rounded: torch.Tensor = _Straight.apply(values, values.detach().round())
     return rounded
 
@@ -179,14 +180,16 @@ def _short(values: torch.Tensor) -> torch.Tensor:
     return rounded
 
 
-class _Slower(torch.autograd.Function):
+class Slower(torch.autograd.Function):
     """The same values with a smaller gradient: LSQ's, against steps of scales that are large for their size."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, factor: float) -> torch.Tensor:
+        """The values."""
         ctx.factor = factor
         return values.view_as(values)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The gradient times the factor."""
         return grad * ctx.factor, None

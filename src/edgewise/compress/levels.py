@@ -47,16 +47,21 @@ def fit_grid(weight: Floats, bits: int, kind: str = "auto", keep: Mask | None = 
     Args:
         weight: float32 (rows, columns).
         bits: 1 to 8.
-        kind: "symmetric", all centres 2^bits - 1 or all 2^bits; "asymmetric", each row its own; "auto" tries both.
+        kind: "symmetric", all centres 2^bits - 1 or all 2^bits; "integer", all 2^bits, so that levels are whole
+            multiples of twice the scale, as int8 arithmetic has them; "asymmetric", each row its own; "auto" tries
+            symmetric and asymmetric.
         keep: bool (rows, columns), the weights that count; None for all.
     """
     counts = np.ones(weight.shape) if keep is None else keep.astype(np.float64)
     exact = weight.astype(np.float64) * counts
     symmetric = min(
-        (_refined(exact, counts, _first(exact, counts, centre, bits), bits, moving=False) for centre in _centres(bits)),
+        (
+            _refined(exact, counts, _first(exact, counts, centre, bits), bits, moving=False)
+            for centre in (_centres(bits)[1:] if kind == "integer" else _centres(bits))
+        ),
         key=lambda found: found[1].sum(),
     )
-    if kind == "symmetric":
+    if kind in {"symmetric", "integer"}:
         return symmetric[0]
     start = symmetric[0], symmetric[1]
     middle = np.where(keep, weight, np.nan) if keep is not None else weight

@@ -158,7 +158,7 @@ def _widths(model: Model, options: PalettizeOptions, context: Context) -> dict[s
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
     room = options.average * sum(sizes.values()) - sum(sizes[name] * bits for name, bits in fixed.items())
     free = {name: size for name, size in sizes.items() if name not in fixed}
-    losses = sensitivity(model, tuple(free), options, _spread_sample(context.dataset.train, options.sample))
+    losses = sensitivity(model, tuple(free), options, spread_sample(context.dataset.train, options.sample))
     chosen = choose_bits(losses, free, room)
     return {name: fixed.get(name, chosen.get(name, 0)) for name in layers}
 
@@ -243,7 +243,7 @@ def choose_bits(losses: Mapping[str, Mapping[int, float]], sizes: Mapping[str, i
     return min([chosen, *(one for one in alike if taken(one) <= room)], key=total)
 
 
-def _spread_sample(split: Split, count: int) -> Pixels:
+def spread_sample(split: Split, count: int) -> Pixels:
     """The first images of each class in turn, at most `count` in all."""
     import numpy as np
 

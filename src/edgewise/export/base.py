@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,40 @@ OPSET = 13
 
 
 @dataclass(frozen=True)
+class Ptq:
+    """How an int8 ONNX file is made without training; see `edgewise.export.ptq` for what chooses it.
+
+    method: how ranges are taken from what was seen, a key of `edgewise.compress.ranges.METHODS`. images: how many of
+    the calibration images are looked at, 0 for all. equalize: scales of channels are evened out between layers first.
+    correct: biases take up the mean shift that rounding the weights brings. floats: nodes that stay float.
+    logits: the answer is rounded to 8 bits too, as onnxruntime's quantizer does when it is left to itself.
+    """
+
+    method: str = "minmax"
+    images: int = 0
+    equalize: bool = False
+    correct: bool = False
+    floats: tuple[str, ...] = ()
+    logits: bool = False
+
+    def words(self) -> str:
+        """For tables: what differs from smallest to largest values of all images."""
+        parts = [] if self.method == "minmax" else [self.method]
+        parts += [f"{self.images} images"] if self.images else []
+        parts += ["equalized"] * self.equalize + ["bias corrected"] * self.correct + ["8-bit logits"] * self.logits
+        parts += [f"in float: {', '.join(self.floats)}"] if self.floats else []
+        return "; ".join(parts) or "minmax"
+
+    def slug(self) -> str:
+        """A file name for it."""
+        told = f"{self.method}-{self.images}-{self.equalize:d}{self.correct:d}{self.logits:d}"
+        return told + (f"-{zlib.crc32(repr(self.floats).encode()):08x}" if self.floats else "")
+
+
+PLAIN = Ptq()
+
+
+@dataclass(frozen=True)
 class ExportSpec:
     """What to write.
 
@@ -26,6 +61,7 @@ class ExportSpec:
     workspace: a folder that belongs to this model, where an exporter may keep what its next call can use (the float
         file, the calibrated ranges).
     opset: of ONNX files; other formats have none.
+    ptq: how int8 ONNX files are made; other formats have ways of their own.
     """
 
     precision: str
@@ -33,6 +69,7 @@ class ExportSpec:
     scheme: str = ""
     calibration: Pixels | None = None
     opset: int = OPSET
+    ptq: Ptq = PLAIN
 
 
 class Exporter(Protocol):

@@ -10,9 +10,12 @@ from pathlib import Path
 from edgewise.data import Dataset
 from edgewise.errors import EdgewiseError, ExportError
 from edgewise.export import FORMATS
+from edgewise.export.base import Ptq
 from edgewise.export.collapse import what_was_lost
 from edgewise.export.desk import Desk, Exported, Order, bundle_name
+from edgewise.export.learned import LEARNT_SCHEME, learnt_scheme
 from edgewise.export.offers import offer
+from edgewise.export.ptq import JUDGED_BY, first_choice, further_choices
 from edgewise.export.verify import parity
 from edgewise.measure import latency
 from edgewise.progress import Progress
@@ -21,6 +24,7 @@ from edgewise.results import Candidate, Failure
 
 SCHEME_SECONDS = 0.3
 """Time spent on each int8 scheme when they are compared with each other."""
+LEARNT = "ranges and weights that qat trained"
 
 
 @dataclass
@@ -92,42 +96,72 @@ def _deliver_int8(desk: Desk, floating: Path, outcome: Outcome, progress: Progre
     """Write int8 in the scheme asked for, or in every scheme, of which the fastest with an allowed drop is kept.
 
     The choice is made on validation images and on this CPU's times. A scheme that the format does not know is one of
-    another format: then all of its own are tried.
+    another format: then all of its own are tried. A model that was trained for int8 keeps what it has learnt.
 
     Raises:
         ExportError: no scheme could be written.
     """
-    options = desk.options
-    known = FORMATS[desk.format].schemes
-    schemes = (options.int8,) if options.int8 in known else known
+    schemes, how = _schemes(desk)
     _, float_f1 = desk.val_figures(desk.expected("val"))
-    tried: list[Candidate] = []
-    for scheme in schemes:
-        try:
-            tried.append(_try_scheme(desk, scheme, float_f1))
-        except Exception as problem:  # noqa: BLE001 - converters raise what they like, and the other schemes go on
-            name = f"{bundle_name(desk.order.name, desk.format, 'int8')} ({scheme})"
-            outcome.failures.append(Failure(name, "export", _reason(problem, progress)))
+    tries = desk.format == "onnx" and how != LEARNT
+    judged = schemes[0] if len(schemes) == 1 else JUDGED_BY
+    ptq = first_choice(desk, judged) if tries else Ptq()
+    tried = _try_schemes(desk, schemes, ptq, float_f1, outcome, progress)
+    if tries and tried and not any(one.passed for one, _ in tried):
+        for further in further_choices(desk, judged, ptq):
+            if _try_scheme(desk, judged, further, float_f1).passed:
+                tried += _try_schemes(desk, schemes, further, float_f1, outcome, progress)
+                break
     if not tried:
         why = "; ".join(failure.reason for failure in outcome.failures[-len(schemes) :])
         raise ExportError("no int8 scheme could be written", code="X05", where={"model": desk.order.name}, why=why)
     tried, noise = _timed(desk, floating, tried)
-    passing = [one for one in tried if one.passed]
-    if passing:
-        best, refused = _best(passing, noise), ""
-    else:
-        best = max(tried, key=lambda one: one.macro_f1)
-        refused = f"int8 loses {best.drop:.1%} macro F1 on validation, more than {options.int8_max_drop:.1%}"
-        before, after = desk.scores(floating, "val"), desk.scores(desk.write("int8", best.scheme), "val")
-        refused += f", calibrated on {len(desk.calibration)} images: "
-        refused += what_was_lost(before, after, desk.val.labels, desk.classes)
-    outcome.candidates += [dataclasses.replace(one, kept=one is best) for one in tried]
-    path = desk.write("int8", best.scheme)
-    outcome.exported.append(desk.bundle(path, "int8", best.scheme, refused=refused))
+    passing = [one for one, _ in tried if one.passed]
+    best = _best(passing, noise) if passing else max((one for one, _ in tried), key=lambda one: one.macro_f1)
+    used = next(ptq for one, ptq in tried if one is best)
+    path = desk.write("int8", best.scheme, used)
+    refused = "" if passing else _refusal(desk, floating, path, best)
+    outcome.candidates += [dataclasses.replace(one, kept=one is best) for one, _ in tried]
+    how = how or (used.words() if tries else "")
+    outcome.exported.append(desk.bundle(path, "int8", best.scheme, refused=refused, how=how))
 
 
-def _try_scheme(desk: Desk, scheme: str, float_f1: float) -> Candidate:
-    path = desk.write("int8", scheme)
+def _schemes(desk: Desk) -> tuple[tuple[str, ...], str]:
+    """The int8 schemes to try, and what is to be said of them: `LEARNT` where a model brings its own ranges."""
+    asked, known = desk.options.int8, FORMATS[desk.format].schemes
+    learnt = learnt_scheme(desk.order.model)
+    if learnt and desk.format == "onnx" and asked in {"auto", learnt}:
+        return (learnt,), LEARNT
+    if learnt and desk.format == "openvino":
+        return (LEARNT_SCHEME,), LEARNT
+    anew = f"calibrated anew: what qat learnt is for {learnt} in onnx and openvino files" if learnt else ""
+    return ((asked,) if asked in known else known), anew
+
+
+def _refusal(desk: Desk, floating: Path, path: Path, best: Candidate) -> str:
+    """Why no int8 file passed, and what the best of them lost."""
+    told = f"int8 loses {best.drop:.1%} macro F1 on validation, more than {desk.options.int8_max_drop:.1%}"
+    told += f", calibrated on {len(desk.calibration)} images: "
+    lost = what_was_lost(desk.scores(floating, "val"), desk.scores(path, "val"), desk.val.labels, desk.classes)
+    return f"{told}{lost}; int8 does not pay here, take fp32"
+
+
+def _try_schemes(
+    desk: Desk, schemes: Sequence[str], ptq: Ptq, float_f1: float, outcome: Outcome, progress: Progress
+) -> list[tuple[Candidate, Ptq]]:
+    """Each scheme on validation images; what cannot be written is recorded as a failure."""
+    tried = []
+    for scheme in schemes:
+        try:
+            tried.append((_try_scheme(desk, scheme, ptq, float_f1), ptq))
+        except Exception as problem:  # noqa: BLE001 - converters raise what they like, and the other schemes go on
+            name = f"{bundle_name(desk.order.name, desk.format, 'int8')} ({scheme})"
+            outcome.failures.append(Failure(name, "export", _reason(problem, progress)))
+    return tried
+
+
+def _try_scheme(desk: Desk, scheme: str, ptq: Ptq, float_f1: float) -> Candidate:
+    path = desk.write("int8", scheme, ptq)
     scores = desk.scores(path, "val")
     checked = parity(desk.expected("val"), scores, "int8")
     accuracy, f1 = desk.val_figures(scores)
@@ -143,6 +177,7 @@ def _try_scheme(desk: Desk, scheme: str, float_f1: float) -> Candidate:
         top1_agreement=checked.top1_agreement,
         passed=float_f1 - f1 <= desk.options.int8_max_drop,
         kept=False,
+        note="" if ptq == Ptq() else ptq.words(),
         format=desk.format,
     )
 
@@ -154,16 +189,19 @@ def _best(passing: Sequence[Candidate], noise: float) -> Candidate:
     return max(tied, key=lambda one: (one.macro_f1, -one.file_bytes))
 
 
-def _timed(desk: Desk, floating: Path, tried: Sequence[Candidate]) -> tuple[list[Candidate], float]:
-    """Fill in each scheme's time relative to the fp32 file, measured interleaved.
+def _timed(
+    desk: Desk, floating: Path, tried: Sequence[tuple[Candidate, Ptq]]
+) -> tuple[list[tuple[Candidate, Ptq]], float]:
+    """Fill in each file's time relative to the fp32 file, measured interleaved.
 
     Returns:
         The candidates, and the difference of ratios that this session shows where there is none.
     """
-    if len(tried) == 1 and not tried[0].passed:
+    if len(tried) == 1 and not tried[0][0].passed:
         return list(tried), 0.0
+    files = [desk.write("int8", one.scheme, ptq) for one, ptq in tried]
     subjects = [latency.Subject("fp32", floating, desk.format)]
-    subjects += [latency.Subject(one.scheme, desk.write("int8", one.scheme), desk.format) for one in tried]
+    subjects += [latency.Subject(str(place), file, desk.format) for place, file in enumerate(files)]
     timed = latency.measure(
         subjects,
         desk.val.images[:64],
@@ -174,4 +212,6 @@ def _timed(desk: Desk, floating: Path, tried: Sequence[Candidate]) -> tuple[list
     )
     ratios = {name: one.ratio.value for name, one in timed.items() if one.ratio is not None}
     noise = 2 * (timed["fp32"].aa_spread or 0.0)
-    return [dataclasses.replace(one, ratio_to_fp32=ratios[one.scheme]) for one in tried], noise
+    return [
+        (dataclasses.replace(one, ratio_to_fp32=ratios[str(place)]), ptq) for place, (one, ptq) in enumerate(tried)
+    ], noise

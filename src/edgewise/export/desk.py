@@ -16,7 +16,7 @@ from edgewise.data import Dataset, Split
 from edgewise.device import RUNTIMES, Pixels, Scores
 from edgewise.device.standalone import runner_source
 from edgewise.export import FORMATS
-from edgewise.export.base import ExportSpec, sidecars_of
+from edgewise.export.base import PLAIN, ExportSpec, Ptq, sidecars_of
 from edgewise.export.blame import first_difference
 from edgewise.export.collapse import apart
 from edgewise.export.tensorrt import for_tensorrt
@@ -139,23 +139,28 @@ class Desk:
         """The file's logits in its own runtime."""
         return self._run(path, part)[0]
 
-    def spec(self, precision: str, scheme: str) -> ExportSpec:
+    def spec(self, precision: str, scheme: str, ptq: Ptq = PLAIN) -> ExportSpec:
         """What the exporter is told."""
-        return ExportSpec(precision, self.order.workspace, scheme, self.calibration, self.options.opset)
+        return ExportSpec(precision, self.order.workspace, scheme, self.calibration, self.options.opset, ptq)
 
-    def write(self, precision: str, scheme: str) -> Path:
+    def write(self, precision: str, scheme: str, ptq: Ptq = PLAIN) -> Path:
         """The model file; written once."""
-        path = self.order.workspace / f"{precision}{scheme}{FORMATS[self.format].suffix}"
+        name = f"{precision}{scheme}" + ("" if ptq == PLAIN else f"-{ptq.slug()}")
+        path = self.order.workspace / f"{name}{FORMATS[self.format].suffix}"
         if not path.exists():
-            FORMATS[self.format].write(self.order.model, self.spec(precision, scheme), path)
+            FORMATS[self.format].write(self.order.model, self.spec(precision, scheme, ptq), path)
         return path
 
     def bytes_of(self, path: Path) -> int:
         """The bytes of a written model, its sidecars included."""
         return sum(file.stat().st_size for file in (path, *sidecars_of(FORMATS[self.format], path)))
 
-    def bundle(self, path: Path, precision: str, scheme: str, *, refused: str = "") -> Exported:
-        """Check a written file on validation and test images and wrap it; `refused` says why it may not be chosen."""
+    def bundle(self, path: Path, precision: str, scheme: str, *, refused: str = "", how: str = "") -> Exported:
+        """Check a written file on validation and test images and wrap it.
+
+        Args:
+            refused: why it may not be chosen. how: what was done to make it int8, for its lineage.
+        """
         val = self.scores(path, "val")
         scores, facts = self._run(path, "parity")
         test = scores[: len(self.test)].argmax(1)
@@ -163,9 +168,11 @@ class Desk:
         decision = self._decide(val, scores[: len(self.test)], calibration.temperature)
         checked = parity(self.expected("parity"), scores, precision)
         notes = [refused] if refused else []
+        notes += [how] if how.startswith("calibrated anew") else []
         if not checked.passed:
             notes.append(self._differs(scores, checked, precision))
-        manifest = self._manifest(precision, scheme, thresholds_of(calibration.temperature, decision))
+        thresholds = thresholds_of(calibration.temperature, decision)
+        manifest = self._manifest(precision, scheme, thresholds, how)
         runtime = RUNTIMES[self.format]
         folder = self.order.folder / manifest.name
         text = readme(manifest, runtime.install, runtime.example, decision)
@@ -205,7 +212,7 @@ class Desk:
         chosen_by = Answers.of(val, self.val.labels, temperature)
         return decide(chosen_by, Answers.of(test, self.test.labels, temperature), self.options.decide.precision)
 
-    def _manifest(self, precision: str, scheme: str, thresholds: dict[str, float]) -> Manifest:
+    def _manifest(self, precision: str, scheme: str, thresholds: dict[str, float], how: str) -> Manifest:
         exporter = FORMATS[self.format]
         return Manifest(
             name=bundle_name(self.order.name, self.format, precision),
@@ -215,7 +222,7 @@ class Desk:
             model_file=f"model{exporter.suffix}",
             input=self.order.model.input,
             labels=list(self.classes),
-            lineage=self.order.lineage,
+            lineage={**self.order.lineage, **({"int8": how} if how else {})},
             thresholds=thresholds,
             sidecars=[f"model{ending}" for ending in exporter.sidecars],
         )

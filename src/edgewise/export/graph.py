@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,65 @@ def store_halves(proto: onnx.ModelProto) -> None:
         casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.float", to=TensorProto.FLOAT))
     for node in reversed(casts):
         graph.node.insert(0, node)
+
+
+def answer_in_float(proto: onnx.ModelProto) -> None:
+    """Let the last layer of an int8 graph give its sums as they are: 256 levels for logits make ties.
+
+    Where the answer does not come straight from a layer, the graph is left as it is.
+    """
+    graph = proto.graph
+    answer = graph.output[0].name
+    made = {name: node for node in graph.node for name in node.output}
+    last = made.get(answer)
+    if last is None or last.op_type != "DequantizeLinear":
+        return
+    whole = made.get(last.input[0])
+    if whole is None or [node for node in graph.node if whole.output[0] in node.input] != [last]:
+        return
+    if whole.op_type == "QGemm":
+        del whole.input[7:]  # without an output scale it gives floats
+        whole.output[0] = answer
+    elif whole.op_type == "QuantizeLinear" and whole.input[0] in made:
+        layer = made[whole.input[0]]
+        if len([node for node in graph.node if whole.input[0] in node.input]) > 1:
+            return
+        layer.output[:] = [answer if name == whole.input[0] else name for name in layer.output]
+        graph.node.remove(whole)
+    else:
+        return
+    graph.node.remove(last)
+    drop_unread(graph)
+
+
+def keep_float(proto: onnx.ModelProto, layers: Collection[str]) -> None:
+    """Have layers computed in float that stand between rounded values.
+
+    onnxruntime 1.31 makes 8-bit weights of its own for a layer between DequantizeLinear and QuantizeLinear whose
+    weights are float. A Max with the least number, or with 0 in place of a ReLU, gives the same values and is nothing
+    it looks behind.
+
+    Args:
+        layers: names of nodes.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = proto.graph
+    answers = {value.name for value in graph.output}
+    for node in [one for one in graph.node if one.name in layers and one.output[0] not in answers]:
+        tensor = node.output[0]
+        readers = [one for one in graph.node if tensor in one.input]
+        relu = [one.op_type for one in readers] == ["Relu"]
+        least = np.array(0 if relu else np.finfo(np.float32).min, np.float32)
+        graph.initializer.append(numpy_helper.from_array(least, f"{tensor}.least"))
+        if relu:
+            readers[0].op_type = "Max"
+            readers[0].input.append(f"{tensor}.least")
+            continue
+        for reader in readers:
+            reader.input[:] = [f"{tensor}.float" if one == tensor else one for one in reader.input]
+        barrier = helper.make_node("Max", [tensor, f"{tensor}.least"], [f"{tensor}.float"], name=f"{node.name}.float")
+        graph.node.insert(list(graph.node).index(node) + 1, barrier)
 
 
 def fold_scale(proto: onnx.ModelProto) -> None:
@@ -92,12 +152,15 @@ def _normalisation(
 
 
 def drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the nodes and constants that nothing reads."""
-    wanted = {one.name for one in graph.output}
-    for node in reversed(list(graph.node)):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-        else:
-            graph.node.remove(node)
+    """Remove the nodes and constants that no output of the graph depends on."""
+    made = {name: node for node in graph.node for name in node.output}
+    wanted, waiting = set[str](), [one.name for one in graph.output]
+    while waiting:
+        name = waiting.pop()
+        if name not in wanted:
+            wanted.add(name)
+            waiting.extend(made[name].input if name in made else ())
+    for node in [node for node in graph.node if not wanted & set(node.output)]:
+        graph.node.remove(node)
     for unread in [one for one in graph.initializer if one.name not in wanted]:
         graph.initializer.remove(unread)

@@ -20,7 +20,7 @@ import numpy as np
 
 from edgewise.errors import ExportError
 from edgewise.export.base import OPSET, ExportSpec, missing_modules
-from edgewise.export.graph import fold_scale, store_halves
+from edgewise.export.graph import answer_in_float, fold_scale, keep_float, store_halves
 from edgewise.export.padding import fold_pads, with_fixed_padding
 
 if TYPE_CHECKING:
@@ -79,12 +79,16 @@ class OnnxExporter:
         """Write fp32, or fp16 and int8 from the fp32 file of the same workspace."""
         import onnx
 
-        floating = float_file(model, spec)
-        if spec.precision != "int8":
-            proto = onnx.load(floating)
-            fold_scale(proto)
+        from edgewise.export.learned import learnt_scheme, write_learnt
+
+        if spec.precision == "int8" and spec.scheme == learnt_scheme(model):
+            proto = write_learnt(model, spec.workspace / "simulated.onnx", spec.opset)
+            _take_pixels_as_quantized(proto, model.input)
+        elif spec.precision == "int8":
+            proto = _quantized(spec, SCHEMES[spec.scheme], model)
         else:
-            proto = _quantized(floating, spec, SCHEMES[spec.scheme], model)
+            proto = onnx.load(float_file(model, spec))
+            fold_scale(proto)
         if spec.precision == "fp16":
             store_halves(proto)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,34 +170,61 @@ def write_float(model: Model, path: Path, opset: int = OPSET) -> None:
                 ) from second
 
 
-def _quantized(floating: Path, spec: ExportSpec, scheme: Scheme, model: Model) -> onnx.ModelProto:
-    """Static quantization. Ranges are calibrated once per workspace and used by all schemes."""
+def prepared_file(model: Model, spec: ExportSpec) -> Path:
+    """The float file as quantization takes it: shapes inferred, operators fused, channels equalized where wanted."""
     import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    if spec.calibration is None or not len(spec.calibration):
-        raise ExportError("int8 needs calibration images", code="X02", fix="give training images")
+    from edgewise.export.equalize import equalize
+
     prepared = spec.workspace / "prepared.onnx"
     if not prepared.exists():
-        quant_pre_process(str(floating), str(prepared), skip_symbolic_shape=True)
-    output = spec.workspace / f"{spec.scheme}.onnx"
+        quant_pre_process(str(float_file(model, spec)), str(prepared), skip_symbolic_shape=True)
+    if not spec.ptq.equalize:
+        return prepared
+    even = spec.workspace / "equalized.onnx"
+    if not even.exists():
+        proto = onnx.load(prepared)
+        equalize(proto)
+        even.write_bytes(proto.SerializeToString())
+    return even
+
+
+def _quantized(spec: ExportSpec, scheme: Scheme, model: Model) -> onnx.ModelProto:
+    """Static quantization. What calibration saw is kept in the workspace and used by all schemes and methods."""
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    from edgewise.export.calibrate import ranges_file, seen_by
+    from edgewise.export.equalize import correct_biases
+
+    source = prepared_file(model, spec)
+    seen = seen_by(source, spec)
+    proto = onnx.load(source)
+    if spec.ptq.correct:
+        correct_biases(proto, seen, reduced=scheme.reduced)
+        source = spec.workspace / f"{spec.scheme}-{spec.ptq.slug()}.corrected.onnx"
+        source.write_bytes(proto.SerializeToString())
+    output = spec.workspace / f"{spec.scheme}-{spec.ptq.slug()}.quantized.onnx"
     activations = QuantType.QUInt8 if scheme.unsigned else QuantType.QInt8
     with hushed():
         quantize_static(
-            str(prepared),
+            str(source),
             str(output),
-            _Reader(spec.calibration),
+            None,
             quant_format=QuantFormat.QOperator if scheme.qoperator else QuantFormat.QDQ,
             per_channel=True,
             reduce_range=scheme.reduced,
             activation_type=activations,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_front(onnx.load(prepared)),
+            nodes_to_exclude=[*_front(proto), *spec.ptq.floats],
             extra_options={"ActivationSymmetric": not scheme.unsigned},
-            calibration_cache_path=spec.workspace / "ranges.json",
+            calibration_cache_path=ranges_file(seen, spec, symmetric=not scheme.unsigned),
         )
     proto = onnx.load(output)
+    if not spec.ptq.logits:
+        answer_in_float(proto)
+    keep_float(proto, spec.ptq.floats)
     if scheme.unsigned:
         _take_pixels_as_quantized(proto, model.input)
     return proto
@@ -255,19 +286,6 @@ def _front(proto: onnx.ModelProto) -> list[str]:
             break
         names.append(node.name)
     return names
-
-
-class _Reader:
-    """Feeds calibration images to onnxruntime's calibrator, a batch at a time."""
-
-    def __init__(self, images: np.ndarray[Any, np.dtype[np.uint8]], batch: int = 64) -> None:
-        self._batches: Iterator[dict[str, Any]] = iter(
-            [{INPUT: images[start : start + batch]} for start in range(0, len(images), batch)]
-        )
-
-    def get_next(self) -> dict[str, Any] | None:
-        """The next batch, None at the end."""
-        return next(self._batches, None)
 
 
 def _shorten(proto: onnx.ModelProto) -> None:

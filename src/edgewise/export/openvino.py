@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgewise.device.openvino import import_openvino
 from edgewise.errors import ExportError, UnavailableError
 from edgewise.export.base import ExportSpec, missing_modules
+from edgewise.export.learned import LEARNT_SCHEME, learnt_file
 from edgewise.export.onnx import float_file, hushed
 
 if TYPE_CHECKING:
@@ -45,14 +46,15 @@ class OpenVinoExporter:
         return []
 
     def write(self, model: Model, spec: ExportSpec, path: Path) -> None:
-        """Write `.xml` and `.bin` from the fp32 ONNX file of the same workspace."""
+        """Write `.xml` and `.bin` from the fp32 ONNX file of the same workspace; scheme "qat" from the int8 graph."""
         openvino = import_openvino()
-        floating = float_file(model, spec)
+        whole = spec.precision == "int8" and spec.scheme == LEARNT_SCHEME
+        source = learnt_file(model, spec.workspace, spec.opset) if whole else float_file(model, spec)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            graph = openvino.Core().read_model(floating)
+            graph = openvino.Core().read_model(source)
             _name_hard_activations(graph)
-            if spec.precision == "int8":
+            if spec.precision == "int8" and not whole:
                 graph = _quantized(graph, spec)
             graph.set_rt_info(list(model.labels), ["edgewise", "labels"])
             # save_model takes fp16 for granted; fp32 has to be asked for.

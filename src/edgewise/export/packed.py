@@ -97,7 +97,7 @@ def layers_of(model: Model) -> list[Layer]:
 
     records: dict[str, Any] = {}
     for edit in model.structure:
-        if edit["edit"] == "palettize":
+        if edit["edit"] in {"palettize", "qat"}:
             records |= edit["layers"]
     return [
         Layer(name, np.ascontiguousarray(part.weight.detach().cpu().numpy()), records.get(name, {}))

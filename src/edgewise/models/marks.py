@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from edgewise.models.base import Edit
 
-MARKS = frozenset({"palettize", "sparsify"})
+MARKS = frozenset({"palettize", "sparsify", "qat"})
 
 
 def structural(edits: Iterable[Edit]) -> tuple[Edit, ...]:

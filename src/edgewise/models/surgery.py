@@ -285,6 +285,28 @@ def _sparsify(module: nn.Module, edit: Edit) -> nn.Module:
     return module
 
 
+def _qat(module: nn.Module, edit: Edit) -> nn.Module:
+    layers, points = edit.get("layers"), edit.get("points")
+    if set(edit) != {"edit", "scheme", "layers", "points"} or not (
+        isinstance(layers, dict) and isinstance(points, dict)
+    ):
+        raise _misfit("a qat holds a scheme, layers and points and nothing else")
+    if edit["scheme"] not in ("u8s8-rr", "u8s8", "s8s8"):
+        raise _misfit("a qat is for u8s8-rr, u8s8 or s8s8")
+    for name, record in layers.items():
+        rows = _rows_of(module, name)
+        if not isinstance(record, dict) or set(record) != {"bits", "scales", "centres"}:
+            raise _misfit(f'"{name}" has bits, scales and centres')
+        lists = record["scales"], record["centres"]
+        if record["bits"] not in (7, 8) or not all(_numbers(one) and len(one) == rows for one in lists):
+            raise _misfit(f'"{name}" has 7 or 8 bits, and a scale and a centre for each of its {rows} rows')
+    for name, steps in points.items():
+        whole = _numbers(steps) and len(steps) == 2 and isinstance(steps[1], int) and 0 <= steps[1] <= 255
+        if not isinstance(name, str) or not whole or steps[0] <= 0:
+            raise _misfit("a point has a positive step and a level of zero from 0 to 255")
+    return module
+
+
 def _rows_of(module: nn.Module, name: Any) -> int:
     """Output channels of a convolution or linear layer."""
     part = dict(module.named_modules()).get(name) if isinstance(name, str) else None
@@ -316,6 +338,7 @@ EDITS: dict[str, Callable[[nn.Module, Edit], nn.Module]] = {
     "truncate": _truncate,
     "palettize": _palettize,
     "sparsify": _sparsify,
+    "qat": _qat,
     "factor": _factor,
 }
 """Name of an edit -> what applies it. A new structural change is one function and one line here."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import cast
 
 from edgewise.device import Pixels
 from edgewise.live.base import Source, View
@@ -60,7 +59,7 @@ def open_views(asked: Asked, opened: Opened) -> Looking:
         decide=Decider(opened.manifest.labels, steady(opened.manifest)),
         reopen=lambda: _paced(open_source(asked.source, wanted)),
     )
-    return Looking(source.name, cast("Generator[View]", views))  # the loop is a generator, and has to be closed
+    return Looking(source.name, views)
 
 
 def _paced(source: Source) -> Source:
