@@ -22,17 +22,10 @@ def shares() -> st.SearchStrategy[Shares]:
 
 
 def rules() -> st.SearchStrategy[Rule]:
-    def rule(enter: float, share: float, patience: int, frames: int, smoothing: str) -> Rule:
-        return Rule(enter, enter * share, patience, smoothing, frames)  # type: ignore[arg-type]
+    def rule(enter: float, share: float, patience: int) -> Rule:
+        return Rule(enter, enter * share, patience)
 
-    return st.builds(
-        rule,
-        st.floats(0, 1),
-        st.floats(0, 1),
-        st.integers(1, 4),
-        st.integers(1, 5),
-        st.sampled_from(["none", "mean", "ema"]),
-    )
+    return st.builds(rule, st.floats(0, 1), st.floats(0, 1), st.integers(1, 4))
 
 
 FILM = st.lists(shares(), min_size=1, max_size=40)
@@ -49,9 +42,8 @@ def flips(labels: Sequence[str | None]) -> int:
 
 @given(rules(), FILM)
 def test_it_never_flips_more_often_than_the_bare_threshold(rule: Rule, film: list[Shares]) -> None:
-    """On the same (smoothed) probabilities, hysteresis and patience only ever take flips away."""
-    bare = Rule(rule.enter, None, 1, rule.smoothing, rule.frames)
-    assert flips(said(rule, film)) <= flips(said(bare, film))
+    """Hysteresis and patience only ever take flips away."""
+    assert flips(said(rule, film)) <= flips(said(Rule(rule.enter), film))
 
 
 @given(st.floats(0.34, 1), FILM)
@@ -65,7 +57,7 @@ def test_unknown_where_every_confidence_is_below(rule: Rule, film: list[Shares])
     """The first answer is unknown where it is below `enter`; what was never at `enter` is never named."""
     enter = max(max(frame) for frame in film) + 1e-6
     if enter <= 1:
-        strict = Rule(enter, rule.lower * enter, rule.patience, rule.smoothing, rule.frames)
+        strict = Rule(enter, rule.lower * enter, rule.patience)
         assert set(said(strict, film)) == {None}
 
 
@@ -75,15 +67,14 @@ def test_a_named_class_was_at_enter_and_since_then_never_below_leave(rule: Rule,
     before: str | None = None
     for frame in film:
         label, confidence = decider(frame)
-        average = decider.smoothed()
         if label is not None and label != before:
-            assert confidence == average[LABELS.index(label)] >= rule.enter
+            assert confidence == frame[LABELS.index(label)] >= rule.enter
         if label is not None and label == before and rule.patience == 1:
             assert confidence >= rule.lower
         before = label
         entered = entered or label is not None
         assert 0 <= confidence <= 1 + 1e-9
-        assert label is not None or confidence == max(average)
+        assert label is not None or confidence == max(frame)
 
 
 @given(st.floats(0, 1), FILM)
@@ -102,22 +93,6 @@ def test_tracks_do_not_influence_each_other(rule: Rule, one: list[Shares], other
             if index < len(film):
                 mixed[track].append(both(film[index], track)[0])
     assert mixed == {1: said(rule, one), 2: said(rule, other)}
-
-
-@given(st.integers(1, 6), FILM)
-def test_the_mean_is_that_of_the_last_frames(frames: int, film: list[Shares]) -> None:
-    decider = Decider(LABELS, Rule(0.0, smoothing="mean", frames=frames))
-    for index, frame in enumerate(film):
-        decider(frame)
-        last = film[max(0, index - frames + 1) : index + 1]
-        assert decider.smoothed() == pytest.approx([sum(column) / len(last) for column in zip(*last, strict=True)])
-
-
-def test_the_ema_follows_its_formula() -> None:
-    decider = Decider(("a", "b"), Rule(0.0, smoothing="ema", frames=3))
-    for frame in ((1.0, 0.0), (0.0, 1.0), (0.0, 1.0)):
-        decider(frame)
-    assert decider.smoothed() == pytest.approx((0.25, 0.75))
 
 
 def test_hysteresis_keeps_a_class_down_to_leave_and_no_further() -> None:
@@ -140,11 +115,11 @@ def test_ended_tracks_can_be_forgotten_and_old_ones_are() -> None:
     decider.forget(7)
     assert decider((0.1, 0.9), 7)[0] == "b"
     decider.forget()
-    assert decider.smoothed(7) == decider.smoothed(8) == ()
-    for track in range(100, 100 + 2 * TRACKS):
+    assert decider((0.9, 0.1), 7)[0] == "a"
+    for track in range(100, 100 + TRACKS):
         decider((0.9, 0.1), track)
-    assert decider.smoothed(7) == ()
-    assert decider.smoothed(100 + 2 * TRACKS - 1) == (0.9, 0.1)
+    assert decider((0.1, 0.9), 7)[0] == "b", "the track that was not seen for longest is remembered"
+    assert decider((0.1, 0.9), 100 + TRACKS - 1)[0] == "a"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +129,6 @@ def test_ended_tracks_can_be_forgotten_and_old_ones_are() -> None:
         {"enter": 0.5, "leave": 0.6},
         {"leave": -0.1},
         {"patience": 0},
-        {"frames": 0},
         {"enter": float("nan")},
     ],
 )
@@ -175,5 +149,5 @@ def test_the_rule_of_a_bundle_is_its_threshold() -> None:
     assert steady(known) == Rule(0.8)
     assert steady(known, threshold=0.5) == Rule(0.5)
     calm = steady(known, frames=5, patience=2)
-    assert (calm.enter, calm.lower, calm.frames, calm.smoothing, calm.patience) == (0.8, LOWER * 0.8, 5, "mean", 2)
-    assert calm.words() == "unknown below 0.8, kept down to 0.72, changes after 2 frames, mean of 5 frames"
+    assert calm == Rule(0.8, LOWER * 0.8, 2)
+    assert calm.words() == "unknown below 0.8, kept down to 0.72, changes after 2 frames"

@@ -1,9 +1,8 @@
-"""What is said of a track: the class, or unknown; smoothed, and slow to change its mind.
+"""What is said of a track: the class, or unknown; slow to change its mind.
 
-A classifier's answers to the frames of one face flicker. Three things calm them, each by itself and all of them shown:
+A classifier's answers to the frames of one face flicker. The loop can average them (`edgewise.live.smooth`); two more
+things calm them here, each by itself and both of them shown:
 
-- **smoothing**: the probabilities of the last frames are averaged, either evenly over the last `frames` (mean) or with
-  weights that fall by the factor `1 - 2 / (frames + 1)` a frame (ema);
 - **hysteresis**: a class is named from a confidence of `enter` on and is given up only below `leave`, which is lower,
   so that a confidence that wavers about one limit does not switch the label with every frame;
 - **patience**: the label changes only when the same other answer has come `patience` frames in a row.
@@ -14,10 +13,9 @@ unknown, as `runner.py` does.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from edgewise.bundle import Manifest, threshold_of
 
@@ -33,8 +31,7 @@ class Rule:
     """How an answer becomes a label.
 
     enter: least confidence, 0..1, at which a class is named. leave: the named class is kept down to this confidence.
-    patience: so many frames in a row have to say the same other thing before the label changes. smoothing: of the
-    probabilities over `frames` frames.
+    patience: so many frames in a row have to say the same other thing before the label changes.
 
     Raises:
         ValueError: leave above enter, or a figure out of range.
@@ -43,14 +40,12 @@ class Rule:
     enter: float = 0.0
     leave: float | None = None
     patience: int = 1
-    smoothing: Literal["none", "mean", "ema"] = "none"
-    frames: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.enter <= 1 or not 0 <= self.lower <= self.enter:
             raise ValueError(f"0 <= leave <= enter <= 1, not enter {self.enter} and leave {self.leave}")
-        if self.patience < 1 or self.frames < 1:
-            raise ValueError(f"patience and frames are 1 or more, not {self.patience} and {self.frames}")
+        if self.patience < 1:
+            raise ValueError(f"patience is 1 or more, not {self.patience}")
 
     @property
     def lower(self) -> float:
@@ -64,8 +59,6 @@ class Rule:
             said.append(f"kept down to {self.lower:.3g}")
         if self.patience > 1:
             said.append(f"changes after {self.patience} frames")
-        if self.smoothing != "none" and self.frames > 1:
-            said.append(f"{self.smoothing} of {self.frames} frames")
         return ", ".join(said)
 
 
@@ -77,21 +70,19 @@ def steady(manifest: Manifest, *, frames: int = 1, patience: int = 1, threshold:
 
     Args:
         manifest: of the bundle.
-        frames: to average over, evenly.
+        frames: that the loop averages over.
         patience: frames that have to agree before the label changes.
         threshold: in place of the bundle's.
     """
     enter = threshold if threshold is not None else threshold_of(manifest) or 0.0
     calmed = frames > 1 or patience > 1
-    return Rule(enter, LOWER * enter if calmed else None, patience, "mean" if frames > 1 else "none", frames)
+    return Rule(enter, LOWER * enter if calmed else None, patience)
 
 
 @dataclass
 class _Track:
     """What is remembered of a track: the label said last, what other answer came last and how often in a row."""
 
-    window: deque[tuple[float, ...]]
-    average: tuple[float, ...] = ()
     label: str | None = None
     rival: str | None = None
     repeats: int = 0
@@ -112,8 +103,8 @@ class Decider:
     def __call__(self, probabilities: Sequence[float], track: int = 0) -> tuple[str | None, float]:
         """Take one frame's probabilities, in the order of the labels, and say what the track is.
 
-        The confidence is that of the label, and of the likeliest class where the label is unknown; smoothed where the
-        rule smooths. The first frame of a track is answered at once.
+        The confidence is that of the label, and of the likeliest class where the label is unknown. The first frame of
+        a track is answered at once.
 
         Raises:
             ValueError: not as many probabilities as labels.
@@ -121,7 +112,7 @@ class Decider:
         if len(probabilities) != len(self.labels):
             raise ValueError(f"{len(probabilities)} probabilities for {len(self.labels)} labels")
         known = self._track(track)
-        shares = self._smoothed(known, tuple(map(float, probabilities)))
+        shares = tuple(map(float, probabilities))
         answer = self._answer(known, shares)
         if not known.started or answer == known.label:
             known.label, known.rival, known.repeats, known.started = answer, None, 0, True
@@ -139,31 +130,14 @@ class Decider:
         for one in list(self._tracks) if track is None else [track]:
             self._tracks.pop(one, None)
 
-    def smoothed(self, track: int = 0) -> tuple[float, ...]:
-        """The probabilities that the last answer for a track was made of; () for a track that is not known."""
-        found = self._tracks.get(track)
-        return found.average if found else ()
-
     def _track(self, track: int) -> _Track:
         known = self._tracks.get(track)
         if known is None:
-            known = self._tracks[track] = _Track(deque(maxlen=self.rule.frames))
+            known = self._tracks[track] = _Track()
             if len(self._tracks) > TRACKS:
                 self._tracks.popitem(last=False)
         self._tracks.move_to_end(track)
         return known
-
-    def _smoothed(self, known: _Track, shares: tuple[float, ...]) -> tuple[float, ...]:
-        if self.rule.smoothing == "mean":
-            known.window.append(shares)
-            known.average = tuple(sum(column) / len(known.window) for column in zip(*known.window, strict=True))
-        elif self.rule.smoothing == "ema" and known.average:
-            weight = 2 / (self.rule.frames + 1)
-            pairs = zip(known.average, shares, strict=True)
-            known.average = tuple(before + weight * (now - before) for before, now in pairs)
-        else:
-            known.average = shares
-        return known.average
 
     def _answer(self, known: _Track, shares: tuple[float, ...]) -> str | None:
         """What this frame says: the likeliest class from `enter` on, else the named one down to `leave`, else None."""

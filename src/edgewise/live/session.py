@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
@@ -118,10 +117,9 @@ def _last_words(sink: _Sink, profile: Profile, saver: UncertainSaver | None) -> 
 
 
 def _rule(asked: Session) -> Rule:
-    """What is asked of an answer before it is given; the loop does the averaging."""
+    """What is asked of an answer before it is given."""
     manifest = read_manifest(asked.bundle)
-    rule = steady(manifest, frames=asked.smooth, patience=asked.patience, threshold=asked.threshold)
-    return dataclasses.replace(rule, smoothing="none", frames=1)
+    return steady(manifest, frames=asked.smooth, patience=asked.patience, threshold=asked.threshold)
 
 
 class _Sink:

@@ -56,7 +56,7 @@ def open_views(asked: Asked, opened: Opened) -> Looking:
         opened.classifier,
         detector,
         LoopOptions(every=asked.every, smooth=asked.smooth, silence_s=SILENCE_S),
-        decide=Decider(opened.manifest.labels, steady(opened.manifest)),
+        decide=Decider(opened.manifest.labels, steady(opened.manifest, frames=asked.smooth)),
         reopen=lambda: _paced(open_source(asked.source, wanted)),
     )
     return Looking(source.name, views)
