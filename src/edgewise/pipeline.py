@@ -738,6 +738,7 @@ def _context(job: Job, base: Built, name: str) -> Context:
         base.model,
         job.recipe.seed,
         augmented=job.recipe.augment.active,
+        mixed=options.amp in ("auto", "bf16"),
         say=lambda text: job.progress.say(f"{name}: {text}"),
         speeds=lambda models: speeds(models, job.dataset.val.images, threads=measured.threads, seed=job.recipe.seed),
     )

@@ -221,7 +221,8 @@ def test_progress_counts_the_rounds(tmp_path: Path) -> None:
 def test_a_real_model_is_measured_by_the_real_clock(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx")
     found = measure([Subject("tiny", path, "onnx")], IMAGES, reference="tiny", spec=SPEC, seconds=0.01)["tiny"]
-    assert found.model.n == 128
+    assert found.model.n >= 128  # a short net gets more than the least in a hundredth of a second
+    assert found.model.n % ROUNDS == 0
     assert 0 < found.model.min_ms <= found.model.p50_ms.value
     assert found.model.min_ms < found.e2e.mean_ms
     assert found.ratio is not None

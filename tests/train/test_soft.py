@@ -202,7 +202,7 @@ def test_dense_teachers_answer_in_bfloat16_where_that_is_fast(
     panel.nets[0].get_submodule("block1.conv").register_forward_hook(lambda *seen: kinds.append(seen[2].dtype))
     images = torch.randn(5, 1, 12, 12)
     with torch.inference_mode():
-        answers = asking(panel)(images)
+        answers = asking(panel, mixed=True)(images)
     assert answers.dtype == torch.float32
     assert kinds == [torch.bfloat16 if mixed else torch.float32]
     expected = torch.from_numpy(teacher.module(images).detach().numpy())

@@ -38,6 +38,7 @@ class Context:
     seed: of everything that draws.
     augmented: whether `fit` and `finetune` change the training images at random, so that what a model answers to the
         stored images is not what it answers in training.
+    mixed: whether training may compute in bfloat16 where that is faster, so that teachers may too.
     say: takes one line of news for the user, such as a layer that is left as it was.
     speeds: times models beside one another on this machine; None where nothing can.
     """
@@ -48,6 +49,7 @@ class Context:
     teacher: Model
     seed: int
     augmented: bool = False
+    mixed: bool = False
     say: Callable[[str], None] = _unheard
     speeds: Speeds | None = None
 

@@ -112,7 +112,8 @@ def _loss(teachers: list[Model], student: Model, options: DistillOptions, contex
 
     panel = Panel(teachers, student, features=options.similarity > 0).eval()
     if context.augmented:
-        return DistillationLoss(asking(panel), options.alpha, options.tau, _soft(options), options.similarity)
+        ask = asking(panel, mixed=context.mixed)
+        return DistillationLoss(ask, options.alpha, options.tau, _soft(options), options.similarity)
     answering = dataclasses.replace(student, module=panel)
     kept = torch.from_numpy(logits(answering, context.dataset.train.images))
     return DistillationLoss(kept, options.alpha, options.tau, _soft(options), options.similarity)

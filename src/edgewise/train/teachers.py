@@ -51,19 +51,19 @@ class Panel(nn.Module):
         return mean if self.seen is None else torch.cat([mean, self.seen[0].flatten(1)], dim=1)
 
 
-def asking(panel: Panel) -> Teacher:
+def asking(panel: Panel, *, mixed: bool = False) -> Teacher:
     """What `DistillationLoss` asks about each batch.
 
-    Nets of full convolutions answer in bfloat16 on a CPU that multiplies it in hardware (AMX): `convnet(32,64,128)` at
-    28 x 28 then takes 0.41 of the time. Depthwise ones are slower so and stay in float32.
+    With `mixed`, nets of full convolutions answer in bfloat16 on a CPU that multiplies it in hardware (AMX):
+    `convnet(32,64,128)` at 28 x 28 then takes 0.41 of the time. Depthwise ones are slower so and stay in float32.
     """
     panel = panel.eval().to(memory_format=torch.channels_last)
     dense = not any(getattr(part, "groups", 1) > 1 for part in panel.modules())
-    mixed = dense and has_fast_bf16()
+    fast = mixed and dense and has_fast_bf16()
 
     def ask(images: torch.Tensor) -> torch.Tensor:
         kind = images.device.type
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=mixed and kind == "cpu"):
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=fast and kind == "cpu"):
             answers: torch.Tensor = panel.to(images.device)(images)
         return answers.float()
 
