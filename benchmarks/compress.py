@@ -150,7 +150,7 @@ class Bench:
             behind = self.results[f"{made}-{self.seed}"]["epochs"]
             return self._train(rebuild(self.have(made), seed=self.seed), epochs=behind)
         base = self.have(_base_of(name))
-        context = Context(self.dataset, self._train, self._tune, base, self.seed, augmented=True)
+        context = Context(self.dataset, self._train, self._tune, base, self.seed, augmented=True, mixed=True)
         plan, before = self._rest(name)
         model = apply_plan(self.have(before) if before else base, plan, context)
         inherited = self.results[f"{before or _base_of(name)}-{self.seed}"]

@@ -731,6 +731,12 @@ def _context(job: Job, base: Built, name: str) -> Context:
 
         return train_copy
 
+    def say(text: str) -> None:
+        job.progress.say(f"{name}: {text}")
+
+    def timed(models: Sequence[Model]) -> list[float]:
+        return speeds(models, job.dataset.val.images, threads=measured.threads, seed=job.recipe.seed, say=say)
+
     return Context(
         job.dataset,
         bind(options.epochs, options.lr),
@@ -739,8 +745,8 @@ def _context(job: Job, base: Built, name: str) -> Context:
         job.recipe.seed,
         augmented=job.recipe.augment.active,
         mixed=options.amp in ("auto", "bf16"),
-        say=lambda text: job.progress.say(f"{name}: {text}"),
-        speeds=lambda models: speeds(models, job.dataset.val.images, threads=measured.threads, seed=job.recipe.seed),
+        say=say,
+        speeds=timed,
     )
 
 

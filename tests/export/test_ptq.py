@@ -387,3 +387,23 @@ def test_pairs_are_named_by_their_nodes(trained: Model, tmp_path: Path) -> None:
         Pair("/net/block2/conv/Conv", "/net/classifier/Gemm"),
     ]
     assert reasons == {"/net/classifier/Gemm": "its output is the answer"}
+
+
+@pytest.mark.slow
+def test_ranges_that_cannot_be_compared_leave_the_plain_ones(
+    trained: Model, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quantizer that fails on one of the compared files costs the choice, not the int8 file."""
+
+    def fails(*_: object) -> Ptq:
+        raise AssertionError("Graph is not a DAG")
+
+    monkeypatch.setattr(deliver, "first_choice", fails)
+    order = Order("base", trained, ("int8",), tmp_path / "bundles", tmp_path / "work", {})
+    options = ExportOptions(int8="u8s8-rr", int8_max_drop=1.0)
+    outcome = deliver.deliver(order, "onnx", dataset, options, seed=0, progress=Silent())
+    (made,) = outcome.exported
+    assert made.manifest.lineage["int8"] == Ptq().words()
+    (failure,) = outcome.failures
+    assert failure.name == "base-int8 (choice of ranges)"
+    assert "Graph is not a DAG" in failure.reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +96,9 @@ def test_crops_are_to_the_last_bit_what_training_sees_of_the_same_pixels(fit: st
     random = np.random.default_rng(7)
     frame = random.integers(0, 256, (120, 160, 3), np.uint8)
     folder = make_bundle(tmp_path / "b", size=24)
-    manifest_spec = open_classifier(folder)
-    from dataclasses import replace
-
-    classifier = replace(manifest_spec, spec=replace(manifest_spec.spec, fit=fit))  # type: ignore[arg-type]
+    opened = open_classifier(folder)
+    spec = replace(opened.spec, fit=fit)  # type: ignore[arg-type]
+    classifier = replace(opened, manifest=replace(opened.manifest, input=spec))
     boxes = [Box(10.4, 20.6, 33.3, 51.2), Box(-5, -7, 40, 30), Box(150, 100, 60, 60), Box(3, 3, 0.2, 0.2)]
     batch = classifier.crops(frame, boxes)
     for at, box in enumerate(boxes):

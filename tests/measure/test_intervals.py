@@ -91,3 +91,12 @@ def test_odd_or_unequal_rounds_are_refused(rounds: int, other: int) -> None:
 def test_the_expanded_tail_comes_from_the_t_distribution(units: int) -> None:
     expected = stats.norm.cdf(-np.sqrt(units / (units - 1)) * stats.t.ppf(0.975, units - 1))
     assert _expanded_tail(units) == pytest.approx(expected, rel=0.03)
+
+
+def test_the_interval_of_a_few_noisy_rounds_is_wide_and_finite() -> None:
+    """Of three pairs two are nearly alike: resamples of these alone have almost no error to be measured by."""
+    rounds = np.exp(np.array([0.0, 0.0, 1e-9, 1e-9, 0.5, 0.5]))[:, None]
+    found = ratio_estimate(rounds, np.ones((6, 1)), np.random.default_rng(0))
+    assert found.value == pytest.approx(np.exp(0.5 / 3))
+    assert found.low == pytest.approx(1, rel=1e-6)
+    assert 1e100 < found.high < np.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 import re
 from collections.abc import Iterator
@@ -343,3 +344,18 @@ def test_a_disturbed_machine_is_a_reason_for_every_cell(tmp_path: Path) -> None:
     for one in found.values():
         assert not one.valid
         assert one.invalid_reasons == ["throttled (vcgencmd throttle bits 0x4)"]
+
+
+@pytest.mark.parametrize(("passes", "held", "passed"), [(0, 1, True), (2, 3, True), (9, 3, False)])
+def test_a_disturbed_session_is_held_again(passes: int, held: int, passed: bool, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx")
+    found = measure([Subject("tiny", path, "onnx")], IMAGES, reference="tiny", spec=SPEC, seconds=0.01)
+    asked: list[int] = []
+
+    def session(number: int) -> dict[str, Latency]:
+        asked.append(number)
+        return {"tiny": dataclasses.replace(found["tiny"], comparable=number >= passes)}
+
+    timed, good = latency.until_comparable(session, "tiny")
+    assert (asked, good) == (list(range(held)), passed)
+    assert timed["tiny"].comparable is passed

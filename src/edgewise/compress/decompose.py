@@ -50,7 +50,7 @@ class DecomposeOptions(Strict):
     by: By = "energy"
     """What chooses the ranks: the energy (sum of squares) of each layer's weight along each mode, a ratio of the full
     ranks, a target for the multiply-adds of the whole net or for the time of its fp32 ONNX file (measured here in
-    onnxruntime with one thread), or vbmf: what stands out of the noise in the weight."""
+    onnxruntime), or vbmf: what stands out of the noise in the weight."""
     conv: Literal["tucker", "cp"] = "tucker"
     """The form of k x k convolutions: Tucker-2, or the canonical polyadic one, which is smaller and harder to train. CP
     ranks are given by ratio, macs or latency."""
@@ -107,7 +107,7 @@ def factorise(
             why=_grouped(left, 5) or "it has no convolution or linear layer besides its classifier",
             fix="keep less, lower min_gain, or leave the step out of the plan",
         )
-    module = _replaced(model, candidates, chosen)
+    module = _replaced(model, {name: _factors(candidates[name], ranks) for name, ranks in chosen.items()})
     _check_runs(model, module)
     edit: Edit = {
         "edit": "factor",
@@ -116,11 +116,11 @@ def factorise(
     return dataclasses.replace(model, module=module.eval(), structure=(*model.structure, edit))
 
 
-def _replaced(model: Model, candidates: Mapping[str, _Candidate], chosen: Mapping[str, Ranks]) -> nn.Module:
+def _replaced(model: Model, parts: Mapping[str, nn.Sequential]) -> nn.Module:
     from edgewise.models.factor import replace_layers
 
     module = copy.deepcopy(model.module)
-    replace_layers(module, {name: _factors(candidates[name], ranks) for name, ranks in chosen.items()})
+    replace_layers(module, parts)
     return module
 
 
@@ -246,7 +246,9 @@ def _in_time(
         ranks = {name: _ranks_at(one, options, level) for name, one in candidates.items()}
         found = _paying(candidates, ranks, options)
         if found[0]:
-            module = _replaced(model, candidates, found[0]).eval()
+            # The time is that of the shapes: finding the factors of every level would take far longer than timing them.
+            fresh = {name: _shaped(candidates[name], own) for name, own in found[0].items()}
+            module = _replaced(model, fresh).eval()
             versions.append((found, dataclasses.replace(model, module=module)))
     return first_in_time(model, versions, options.keep or SHARE, speeds, say)
 
@@ -303,16 +305,21 @@ def _factors(one: _Candidate, ranks: Ranks) -> nn.Sequential:
     import numpy as np
     import torch
 
-    from edgewise.models.base import seeded
-    from edgewise.models.factor import replacement
-
-    with seeded(0):
-        made = replacement(one.layer, one.form, ranks)
+    made = _shaped(one, ranks)
     with torch.no_grad():
         for name, values in _parts(one, ranks).items():
             part: Any = getattr(made, name)
             part.weight.copy_(torch.from_numpy(np.ascontiguousarray(values).reshape(tuple(part.weight.shape))))
     return made
+
+
+def _shaped(one: _Candidate, ranks: Ranks) -> nn.Sequential:
+    """The replacement of a layer with fresh weights."""
+    from edgewise.models.base import seeded
+    from edgewise.models.factor import replacement
+
+    with seeded(0):
+        return replacement(one.layer, one.form, ranks)
 
 
 def _parts(one: _Candidate, ranks: Ranks) -> dict[str, NDArray[np.float64]]:

@@ -45,13 +45,13 @@ def first_in_time(
             code="C65",
             where={"latency": share},
             why="a target in time needs a context with `speeds`",
-            fix="run the plan by `edgewise run` or `edgewise compress`, or ask for macs",
+            fix="run the plan by `edgewise run`, or ask for macs",
         )
     timed = _thinned(_distinct(versions))
     ratios = speeds([model, *(made for _, made in timed)])[1:]
     for (how, _), ratio in zip(timed, ratios, strict=True):
         if ratio <= share:
-            say(f"{ratio:.2f} of the time of the net before, measured here with onnxruntime and one thread")
+            say(f"{ratio:.2f} of the time of the net before, measured here in onnxruntime")
             return how
     raise ConfigError(
         f"no version of this net takes {share:g} of its time or less",

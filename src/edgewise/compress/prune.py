@@ -79,7 +79,7 @@ class PruneOptions(Strict):
     """Remove as little as brings the parameters to this share of what they are."""
     latency: Target | None = None
     """Remove as little as brings the time of the fp32 ONNX file to this share of what it is, measured here in
-    onnxruntime with one thread; other runtimes and boards have other times."""
+    onnxruntime with `measure.threads`; other runtimes and boards have other times."""
     round_to: Annotated[int, Field(ge=1, le=256)] | None = None
     """Keep the nearest multiple of this many channels, at least one multiple; 8 runs faster on most runtimes, 1 gives
     the exact share. Default: 1, and 8 with `latency`."""

@@ -101,11 +101,11 @@ def _deliver_int8(desk: Desk, floating: Path, outcome: Outcome, progress: Progre
     Raises:
         ExportError: no scheme could be written.
     """
-    schemes, how = _schemes(desk)
+    schemes, learnt, note = _schemes(desk)
     _, float_f1 = desk.val_figures(desk.expected("val"))
-    tries = desk.format == "onnx" and how != LEARNT
+    tries = desk.format == "onnx" and not learnt
     judged = schemes[0] if len(schemes) == 1 else JUDGED_BY
-    ptq = first_choice(desk, judged) if tries else Ptq()
+    ptq = _first(desk, judged, outcome, progress) if tries else Ptq()
     tried = _try_schemes(desk, schemes, ptq, float_f1, outcome, progress)
     if tries and tried and not any(one.passed for one, _ in tried):
         for further in further_choices(desk, judged, ptq):
@@ -122,20 +122,30 @@ def _deliver_int8(desk: Desk, floating: Path, outcome: Outcome, progress: Progre
     path = desk.write("int8", best.scheme, used)
     refused = "" if passing else _refusal(desk, floating, path, best)
     outcome.candidates += [dataclasses.replace(one, kept=one is best) for one, _ in tried]
-    how = how or (used.words() if tries else "")
-    outcome.exported.append(desk.bundle(path, "int8", best.scheme, refused=refused, how=how))
+    how = LEARNT if learnt else note or (used.words() if tries else "")
+    outcome.exported.append(desk.bundle(path, "int8", best.scheme, refused=refused, how=how, note=note))
 
 
-def _schemes(desk: Desk) -> tuple[tuple[str, ...], str]:
-    """The int8 schemes to try, and what is to be said of them: `LEARNT` where a model brings its own ranges."""
+def _schemes(desk: Desk) -> tuple[tuple[str, ...], bool, str]:
+    """The int8 schemes to try, whether the model brings its ranges for them, and what is to be noted if it cannot."""
     asked, known = desk.options.int8, FORMATS[desk.format].schemes
     learnt = learnt_scheme(desk.order.model)
     if learnt and desk.format == "onnx" and asked in {"auto", learnt}:
-        return (learnt,), LEARNT
+        return (learnt,), True, ""
     if learnt and desk.format == "openvino":
-        return (LEARNT_SCHEME,), LEARNT
+        return (LEARNT_SCHEME,), True, ""
     anew = f"calibrated anew: what qat learnt is for {learnt} in onnx and openvino files" if learnt else ""
-    return ((asked,) if asked in known else known), anew
+    return ((asked,) if asked in known else known), False, anew
+
+
+def _first(desk: Desk, judged: str, outcome: Outcome, progress: Progress) -> Ptq:
+    """How to make int8, by `first_choice`; the plain way where one of the files it compares cannot be written."""
+    try:
+        return first_choice(desk, judged)
+    except Exception as problem:  # noqa: BLE001 - as for the schemes: quantizers raise what they like
+        name = f"{bundle_name(desk.order.name, desk.format, 'int8')} (choice of ranges)"
+        outcome.failures.append(Failure(name, "export", _reason(problem, progress)))
+        return Ptq()
 
 
 def _refusal(desk: Desk, floating: Path, path: Path, best: Candidate) -> str:

@@ -155,11 +155,14 @@ class Desk:
         """The bytes of a written model, its sidecars included."""
         return sum(file.stat().st_size for file in (path, *sidecars_of(FORMATS[self.format], path)))
 
-    def bundle(self, path: Path, precision: str, scheme: str, *, refused: str = "", how: str = "") -> Exported:
+    def bundle(
+        self, path: Path, precision: str, scheme: str, *, refused: str = "", how: str = "", note: str = ""
+    ) -> Exported:
         """Check a written file on validation and test images and wrap it.
 
         Args:
-            refused: why it may not be chosen. how: what was done to make it int8, for its lineage.
+            refused: why it may not be chosen. how: what was done to make it int8, for its lineage. note: what else is
+            to be told.
         """
         val = self.scores(path, "val")
         scores, facts = self._run(path, "parity")
@@ -168,7 +171,7 @@ class Desk:
         decision = self._decide(val, scores[: len(self.test)], calibration.temperature)
         checked = parity(self.expected("parity"), scores, precision)
         notes = [refused] if refused else []
-        notes += [how] if how.startswith("calibrated anew") else []
+        notes += [note] if note else []
         if not checked.passed:
             notes.append(self._differs(scores, checked, precision))
         thresholds = thresholds_of(calibration.temperature, decision)

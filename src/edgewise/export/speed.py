@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgewise.export import FORMATS
 from edgewise.export.base import ExportSpec
 from edgewise.measure import latency
+from edgewise.results import Latency
 
 if TYPE_CHECKING:
     from edgewise.device import Pixels
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 FORMAT = "onnx"
 SECONDS = 0.5
 LEAST_RUNS = 32
-SESSIONS = 3
-"""So many sessions are held at most until one passes its A/A check; the last counts where none does."""
 
 
-def speeds(models: Sequence[Model], images: Pixels, *, threads: int = 1, seed: int = 0) -> list[float]:
+def speeds(
+    models: Sequence[Model], images: Pixels, *, threads: int = 1, seed: int = 0, say: Callable[[str], None]
+) -> list[float]:
     """The time of each model's fp32 ONNX file as a ratio to that of the first, taken in one interleaved session.
 
     Args:
@@ -30,6 +31,7 @@ def speeds(models: Sequence[Model], images: Pixels, *, threads: int = 1, seed: i
         images: real ones, uint8 (N, height, width, channels).
         threads: of onnxruntime.
         seed: of the order and the images.
+        say: is told when every session was disturbed.
     """
     with tempfile.TemporaryDirectory(prefix="edgewise-speed-") as name:
         subjects = []
@@ -37,18 +39,21 @@ def speeds(models: Sequence[Model], images: Pixels, *, threads: int = 1, seed: i
             path = Path(name) / f"{number}{FORMATS[FORMAT].suffix}"
             FORMATS[FORMAT].write(model, ExportSpec("fp32", Path(name) / f"work-{number}"), path)
             subjects.append(latency.Subject(str(number), path, FORMAT))
-        for session in range(SESSIONS):
-            timed = latency.measure(
+
+        def session(number: int) -> dict[str, Latency]:
+            return latency.measure(
                 subjects,
                 images,
                 reference=subjects[0].name,
                 spec=models[0].input,
                 threads=threads,
                 seconds=SECONDS,
-                seed=seed + session,
+                seed=seed + number,
                 min_runs=LEAST_RUNS,
             )
-            if timed[subjects[0].name].comparable:
-                break
-    found = [timed[subject.name].ratio for subject in subjects[1:]]
-    return [1.0, *(one.value if one is not None else 1.0 for one in found)]
+
+        timed, passed = latency.until_comparable(session, subjects[0].name)
+    if not passed:
+        say("the timing of these nets was disturbed in every session: the ratios are rough")
+    ratios = [timed[subject.name].ratio for subject in subjects[1:]]
+    return [1.0, *(one.value for one in ratios if one is not None)]

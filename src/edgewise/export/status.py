@@ -15,9 +15,6 @@ from edgewise.progress import Progress
 from edgewise.recipe import ExportOptions, MeasureOptions
 from edgewise.results import Attempt, Candidate, Latency, State
 
-SESSIONS = 3
-"""So many timing sessions are held at most until one passes its A/A check."""
-
 TIE = 0.05
 """Files whose times differ by less than the session's noise are equally fast; it is never taken as more than this."""
 
@@ -79,21 +76,22 @@ def time_all(tried: Tried, dataset: Dataset, options: MeasureOptions, *, seed: i
         return
     reference = next((row.bundle for row in passed if row.precision == "fp32"), passed[0].bundle)
     files = [tried.exported[row.bundle] for row in passed]
-    for session in range(SESSIONS):
-        tried.timed = latency.measure(
+
+    def session(number: int) -> dict[str, Latency]:
+        return latency.measure(
             [latency.Subject(file.name, file.model_file, file.manifest.format) for file in files],
             dataset.val.images[:256],
             reference=reference,
             spec=files[0].manifest.input,
             threads=options.threads,
             seconds=options.seconds,
-            seed=seed + session,
+            seed=seed + number,
             progress=progress,
         )
-        check = tried.timed[reference]
-        if check.comparable:
-            break
-    else:
+
+    tried.timed, passed_check = latency.until_comparable(session, reference)
+    check = tried.timed[reference]
+    if not passed_check:
         tried.warning = "the timing of these files was disturbed in every session: the ratios are rough"
     if check.ratio is not None and check.aa_spread is not None:
         tried.noise = max(2 * check.aa_spread, abs(check.ratio.value - 1))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.bundle import InputSpec, temperature_of, verify_bundle
+from edgewise.bundle import InputSpec, Manifest, read_manifest, temperature_of
 from edgewise.device import RUNTIMES, Pixels, Session
 from edgewise.device.check import check_bundle
 from edgewise.device.preprocess import prepare, softmax
@@ -20,13 +20,16 @@ from edgewise.live.base import Box
 class Classifier:
     """A verified bundle, loaded. `facts` are those of `edgewise.device.check.check_bundle`."""
 
-    name: str
-    format: str
+    manifest: Manifest
     labels: tuple[str, ...]
-    spec: InputSpec
     session: Session
     temperature: float
     facts: dict[str, Any]
+
+    @property
+    def spec(self) -> InputSpec:
+        """The picture that the model takes."""
+        return self.manifest.input
 
     def crops(self, pixels: Pixels, boxes: list[Box]) -> Pixels:
         """The pixels of these boxes as the model sees them, uint8 (N, height, width, channels).
@@ -57,13 +60,11 @@ def open_classifier(folder: Path, threads: int = 1) -> Classifier:
         UntrustedError: it is not as it was written, or its model does not answer as it should.
         UnavailableError: its runtime is not installed here.
     """
-    facts = check_bundle(folder)
-    manifest = verify_bundle(folder)
+    facts = check_bundle(folder)  # reads and hashes every file: once is enough on a slow card
+    manifest = read_manifest(folder)
     return Classifier(
-        name=manifest.name,
-        format=manifest.format,
+        manifest=manifest,
         labels=tuple(manifest.labels),
-        spec=manifest.input,
         session=RUNTIMES[manifest.format].load(folder / manifest.model_file, threads),
         temperature=temperature_of(manifest) or 1.0,
         facts=facts,

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgewise.bundle import read_manifest
 from edgewise.interrupt import Interrupted
 from edgewise.live.base import Detector, Source, View
 from edgewise.live.classify import Classifier, open_classifier
@@ -77,14 +76,14 @@ def run_session(asked: Session) -> Ending:
         _say(f"no window: {why}; going on headless (`edgewise serve {asked.bundle}` shows a page instead)")
     headless = asked.headless or bool(why)
     saver = UncertainSaver(asked.save_uncertain, classifier.labels) if asked.save_uncertain else None
-    rule = _rule(asked)
+    rule = steady(classifier.manifest, frames=asked.smooth, patience=asked.patience, threshold=asked.threshold)
     source = open_source(asked.source, wanted)
     _say(_introduction(asked, classifier, detector, source, rule))
     settings = Settings(
         detector=asked.detector,
         every=asked.every,
         detector_width=asked.detector_width,
-        format=classifier.format,
+        format=classifier.manifest.format,
         threads=asked.threads,
         live=source.live,
         window=not headless,
@@ -114,12 +113,6 @@ def run_session(asked: Session) -> Ending:
 def _last_words(sink: _Sink, profile: Profile, saver: UncertainSaver | None) -> list[str]:
     words = sink.last_words(profile.budget())
     return [*words[:-1], saver.kept().words(), words[-1]] if saver else words
-
-
-def _rule(asked: Session) -> Rule:
-    """What is asked of an answer before it is given."""
-    manifest = read_manifest(asked.bundle)
-    return steady(manifest, frames=asked.smooth, patience=asked.patience, threshold=asked.threshold)
 
 
 class _Sink:
@@ -209,7 +202,9 @@ def line(view: View, smooth: int) -> dict[str, Any]:
 
 def _introduction(asked: Session, classifier: Classifier, detector: Detector | None, source: Source, rule: Rule) -> str:
     facts = classifier.facts
-    words = f"{classifier.name} ({facts['precision']}, {facts['runtime']} {facts['version']}) on {source.name}; "
+    words = (
+        f"{classifier.manifest.name} ({facts['precision']}, {facts['runtime']} {facts['version']}) on {source.name}; "
+    )
     words += f"detector {detector.name}, at least every {asked.every} frames" if detector else "whole frames"
     words += f"; smooth {asked.smooth}" if asked.smooth > 1 else ""
     return f"{words}; {rule.words()}; q or Ctrl-C ends it"

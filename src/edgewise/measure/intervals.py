@@ -21,6 +21,10 @@ Z95 = 1.959963984540054
 RESAMPLES = 2000
 """Bootstrap resamples behind every interval."""
 
+WIDEST = 700.0
+"""Logarithm at which the ends of a ratio's interval are cut off: a few noisy rounds can leave it open to any side, and
+beyond this the numbers end."""
+
 P90_RUNS = 44
 """Least runs for a p90: the slowest run lies above the true p90 with 99 % confidence from ln 0.01 / ln 0.9 runs on."""
 
@@ -127,7 +131,8 @@ def ratio_estimate(
     errors = _standard_error(drawn)
     drawn, errors = drawn[errors > 0], errors[errors > 0]
     low, high = percentile_bounds((drawn.mean(axis=1) - mean) / errors, level)
-    return Estimate(math.exp(mean), math.exp(mean - high * error), math.exp(mean - low * error), rounds)
+    lower, upper = (float(np.exp(np.clip(mean - t * error, -WIDEST, WIDEST))) for t in (high, low))
+    return Estimate(math.exp(mean), lower, upper, rounds)
 
 
 def percentile_estimates(

@@ -49,6 +49,9 @@ WARM_CAP_NS = 1_000_000_000
 DRIFT = 0.05
 """Largest change between the medians of the first and the last quarter of a session."""
 
+SESSIONS = 3
+"""So many sessions are held at most where one that was disturbed is held again."""
+
 AA_LEVEL = 0.99
 """Level of the interval in which the reference against itself must hold 1."""
 
@@ -123,6 +126,24 @@ def measure(
     with (progress or Silent()).task("time the files", ROUNDS) as advance:
         _run_rounds(series, random, clock, advance)
     return _evaluate(series, reference, threads, machine.reasons(before, snapshot()), seed)
+
+
+def until_comparable(session: Callable[[int], dict[str, Latency]], reference: str) -> tuple[dict[str, Latency], bool]:
+    """Hold sessions, at most `SESSIONS`, until one passes its A/A check.
+
+    Args:
+        session: takes the number of the session, from 0, and gives what `measure` gives.
+        reference: of these sessions.
+
+    Returns:
+        The figures of the last session, and whether it passed.
+    """
+    timed: dict[str, Latency] = {}
+    for number in range(SESSIONS):
+        timed = session(number)
+        if timed[reference].comparable:
+            return timed, True
+    return timed, False
 
 
 def clock_of(blocks: NDArray[np.float64], random: np.random.Generator) -> Clock:

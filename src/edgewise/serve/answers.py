@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgewise.bundle import Manifest, model_bytes, read_manifest, temperature_of, threshold_of
+from edgewise.bundle import Manifest, model_bytes, temperature_of, threshold_of
 from edgewise.device.preprocess import FORMATS, BadImage, open_image, prepare
 from edgewise.errors import ConfigError
 from edgewise.live.classify import Classifier, open_classifier
@@ -38,9 +38,13 @@ class Opened:
 
     title: str
     folder: Path
-    manifest: Manifest
     classifier: Classifier
     unknown: float | None
+
+    @property
+    def manifest(self) -> Manifest:
+        """As it was verified."""
+        return self.classifier.manifest
 
     def facts(self) -> dict[str, Any]:
         """What `GET /v1/model` says of it."""
@@ -87,10 +91,11 @@ def open_bundles(folders: Sequence[Path], threads: int) -> list[Opened]:
         )
     opened: list[Opened] = []
     for folder in folders:
-        classifier, manifest = open_classifier(folder, threads), read_manifest(folder)
+        classifier = open_classifier(folder, threads)
+        manifest = classifier.manifest
         again = any(one.title == manifest.name for one in opened)
         title = f"{manifest.name} (2)" if again else manifest.name
-        opened.append(Opened(title, folder, manifest, classifier, threshold_of(manifest)))
+        opened.append(Opened(title, folder, classifier, threshold_of(manifest)))
     return opened
 
 
