@@ -1,16 +1,17 @@
-"""The live loop against the straightforward one: ``python -m benchmarks.live [--parts 6] [--frames 300]``.
+"""The live loop against the straightforward one: ``python -m benchmarks.live [--rounds 6] [--frames 300]``.
 
 1. The loop of two published projects, one step after another in one thread: grab, gray, Haar
    `detectMultiScale(1.1, 5, minSize 30)` on the full frame, crop, resize, classify each face by torch, draw. Against
-   `edgewise live --detector haar` with its defaults, drawing each frame. Same video, same weights, same cores. The
-   video is cut into parts, which both loops take in turns (ABBA); the interval is over parts. Rate, time from frame to
-   drawn result, and whether both saw the same.
-2. `--detector none` against a bare loop of the same runtime and preprocessing, over frames in memory.
+   `edgewise live --detector haar` with its defaults, drawing each frame. Same video, same weights, same cores, in
+   turns (ABBA); the interval is over rounds. Rate, time from frame to drawn result, and whether both saw the same.
+   Once with fp32 in onnxruntime, and once with the bundle that `edgewise export --to auto` picks of ONNX and OpenVINO
+   in fp32 and int8.
+2. `--detector none` against a bare loop of the same runtime and preprocessing, over frames in memory, fp32.
 3. `--minutes M`: only a soak of the command itself on the synthetic camera: resident memory, and the age of each frame
    at its line.
 
-The net is the mask net of the first project, `convnet(32,64,128)` at 128 x 128, with random weights but a fitted last
-layer: it tells crops in full light from dim ones, which the light of the video changes between.
+The net is the mask net of the first project, `convnet(32,64,128)` at 128 x 128, trained for a minute to tell crops in
+full light from dim ones, which the light of the video changes between.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.formats import Torch, faces, fit_head
+from benchmarks.formats import Torch, crops, faces
 from benchmarks.live_video import write_video
-from edgewise.bundle import InputSpec, Manifest, write_bundle
+from edgewise.bundle import InputSpec
+from edgewise.data import Dataset, Split
 from edgewise.device import Pixels
 from edgewise.device.preprocess import prepare, softmax
-from edgewise.device.standalone import runner_source
-from edgewise.export.base import ExportSpec
-from edgewise.export.onnx import OnnxExporter
+from edgewise.export.desk import Order
+from edgewise.export.status import pick, time_all, try_all
 from edgewise.live.base import Box
 from edgewise.live.boxes import iou, pair
 from edgewise.live.classify import Classifier, open_classifier
@@ -54,10 +55,14 @@ from edgewise.live.testing import DIM, FRAMES, face
 from edgewise.measure import machine
 from edgewise.measure.intervals import ratio_of_launches, wilson
 from edgewise.models import Model, create_model
+from edgewise.progress import Silent
+from edgewise.recipe import ExportOptions, MeasureOptions, TrainOptions
 from edgewise.results import Estimate
+from edgewise.train import Setup, fit
 
 SIZE = 128
 LABELS = ("lit", "dim")
+EPOCHS = 8
 SAME = 0.6
 """IoU from which two boxes are one detection."""
 SETTLED_S = 60.0
@@ -73,24 +78,34 @@ class Pass:
     seen: list[list[tuple[Box, str]]]
 
 
-def make_net() -> Model:
-    """Random weights, a last layer fitted to faces and other things (LFW subset) in full and in dim light."""
-    images, _ = faces(SIZE, 192, 0)
-    dim = np.arange(len(images)) % 4 >= 2
-    light = np.random.default_rng(0).uniform(0.85, 1.15, len(images)) * np.where(dim, DIM, 1.0)
-    images = np.clip(images * light[:, None, None, None], 0, 255).astype(np.uint8)
+def make_net() -> tuple[Model, Dataset]:
+    """Trained to tell faces and other things (LFW subset, crops of photographs) in full light from dim ones."""
+    dataset = Dataset(
+        *(_lit(count, seed) for seed, count in enumerate((384, 96, 96))), classes=LABELS, summary={"warnings": []}
+    )
     model = create_model("convnet(32,64,128, dropout=0.2)", labels=LABELS, input=InputSpec(SIZE, SIZE), seed=0)
-    fit_head(model, images, dim.astype(np.int64))
-    return model
+    with tempfile.TemporaryDirectory(prefix="edgewise-live-") as folder:
+        options = TrainOptions(epochs=EPOCHS, batch_size=32, lr=0.003)
+        return fit(model, dataset, Setup(options, 0, Path(folder), EPOCHS, options.lr)).model, dataset
 
 
-def write(model: Model, folder: Path) -> Path:
-    """The net as an fp32 ONNX bundle."""
-    file = folder / "written.onnx"
-    OnnxExporter().write(model, ExportSpec("fp32", folder / "work"), file)
-    manifest = Manifest("light", "onnx", "fp32", "", "model.onnx", model.input, list(LABELS))
-    write_bundle(folder / "bundle", manifest, file, {"runner.py": runner_source()})
-    return folder / "bundle"
+def _lit(count: int, seed: int) -> Split:
+    images = np.concatenate([faces(SIZE, count // 2, seed)[0], crops(SIZE, count // 2, seed)[0]])
+    dim = np.arange(count) % 4 >= 2
+    light = np.random.default_rng(seed).uniform(0.85, 1.15, count) * np.where(dim, DIM, 1.0)
+    images = np.clip(images * light[:, None, None, None], 0, 255).astype(np.uint8)
+    return Split(images, dim.astype(np.int64), tuple(f"{seed}/{index}" for index in range(count)))
+
+
+def write(model: Model, dataset: Dataset, folder: Path) -> dict[str, Path]:
+    """Bundles of the net: "fp32", the ONNX file, and "auto", what `edgewise export --to auto` takes."""
+    options = ExportOptions(formats=("onnx", "openvino"), calibration_images=64, parity_images=96)
+    order = Order("light", model, options.precisions, folder / "bundles", folder / "work", {})
+    tried = try_all(order, dataset, options, seed=0, progress=Silent())
+    time_all(tried, dataset, MeasureOptions(), seed=0, progress=Silent())
+    picked = pick(tried.attempts, tried.noise)
+    assert picked is not None
+    return {"fp32": order.folder / "light-fp32", "auto": order.folder / picked.bundle}
 
 
 def straightforward(video: Path, model: Model) -> Pass:
@@ -129,8 +144,9 @@ def edgewise(video: Path, classifier: Classifier, options: LoopOptions, width: i
     """`edgewise live --detector haar`, each frame drawn."""
     ages: list[float] = []
     seen: list[list[tuple[Box, str]]] = []
+    source, detector = open_source(str(video)), open_detector("haar", width)
     start = time.perf_counter()
-    for view in run(open_source(str(video)), classifier, open_detector("haar", width), options):
+    for view in run(source, classifier, detector, options):
         if view.frame is None:
             continue
         started = time.perf_counter()
@@ -140,12 +156,6 @@ def edgewise(video: Path, classifier: Classifier, options: LoopOptions, width: i
         profile.add(view, draw_ms)
         seen.append([(one.box, str(one.label)) for one in view.seen])
     return Pass(time.perf_counter() - start, ages, seen)
-
-
-def joined(passes: list[Pass]) -> Pass:
-    """The parts of a video as one."""
-    seen = [found for one in passes for found in one.seen]
-    return Pass(sum(one.seconds for one in passes), [age for one in passes for age in one.ages_ms], seen)
 
 
 def agreement(base: Pass, ours: Pass) -> dict[str, Any]:
@@ -188,39 +198,41 @@ def in_turns(one: Callable[[int], float], other: Callable[[int], float], rounds:
     return ratio_of_launches(ones, others)
 
 
-def compare(parts: list[Path], bundle: Path, model: Model, every: int, width: int) -> dict[str, Any]:
+def compare(video: Path, bundle: Path, model: Model, rounds: int, every: int, width: int) -> dict[str, Any]:
     """The first comparison of the top of this file."""
     classifier = open_classifier(bundle)
     options = LoopOptions(every=every)
-    settings = Settings("haar", every, width, "onnx", 1, live=False, window=False)
+    settings = Settings("haar", every, width, classifier.manifest.format, 1, live=False, window=False)
     passes: dict[str, list[Pass]] = {"base": [], "ours": []}
     profiles: list[Profile] = []
 
-    def base(number: int) -> float:
-        passes["base"].append(straightforward(parts[number], model))
+    def base(_: int) -> float:
+        passes["base"].append(straightforward(video, model))
         return passes["base"][-1].seconds
 
-    def ours(number: int) -> float:
+    def ours(_: int) -> float:
         profiles.append(Profile(settings))
-        passes["ours"].append(edgewise(parts[number], classifier, options, width, profiles[-1]))
+        passes["ours"].append(edgewise(video, classifier, options, width, profiles[-1]))
         return passes["ours"][-1].seconds
 
-    edgewise(parts[0], classifier, options, width, Profile(settings))
-    ratio = in_turns(base, ours, len(parts))
+    edgewise(video, classifier, options, width, Profile(settings))
+    ratio = in_turns(base, ours, rounds)
     budget = profiles[-1].budget()
     assert budget is not None
     ages = {name: np.concatenate([one.ages_ms for one in done]) for name, done in passes.items()}
     median = float(np.median(ages["base"]))
     p90 = float(np.percentile(ages["ours"], 90, method="inverted_cdf"))
     return {
+        "bundle": bundle.name,
         "times_the_frame_rate": ratio,
-        "parts": len(parts),
+        "rounds": rounds,
         "fps": {name: [round(len(one.seen) / one.seconds, 2) for one in done] for name, done in passes.items()},
         "latency_p90_of_edgewise_over_median_of_baseline": p90 / median,
         "latency_ms": {"baseline_p50": median, "edgewise_p50": float(np.median(ages["ours"])), "edgewise_p90": p90},
         "n_latency": {name: len(one) for name, one in ages.items()},
-        "same": agreement(*(joined(passes[name]) for name in ("base", "ours"))),
-        "profile_of_the_last_part": lines(budget),
+        "same": agreement(passes["base"][0], passes["ours"][0]),
+        "edgewise_sees_the_same_each_time": all(one.seen == passes["ours"][0].seen for one in passes["ours"]),
+        "profile_of_the_last_round": lines(budget),
     }
 
 
@@ -308,29 +320,32 @@ def resident_bytes(pid: int) -> int:
 def main() -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--parts", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--frames", type=int, default=FRAMES)
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--detector-width", type=int, default=320)
     parser.add_argument("--minutes", type=float, help="only the soak, of so many minutes")
     options = parser.parse_args()
-    model = make_net()
+    model, dataset = make_net()
     with tempfile.TemporaryDirectory(prefix="edgewise-live-") as name:
         folder = Path(name)
-        bundle = write(model, folder)
+        bundles = write(model, dataset, folder)
         if options.minutes:
-            found = {"soak": soak(bundle, options.minutes, options.every, options.detector_width)}
+            found = {"soak": soak(bundles["auto"], options.minutes, options.every, options.detector_width)}
         else:
-            length = options.frames // options.parts
-            parts = [folder / f"part{number}.mp4" for number in range(options.parts)]
-            for number, part in enumerate(parts):
-                write_video(part, length, number * length)
-            pictures, frames = open_source(str(parts[0])), []
-            while (picture := pictures.read()) is not None:
-                frames.append(picture)
+            video = folder / "video.mp4"
+            write_video(video, options.frames)
+            pictures = open_source(str(video))
+            frames = [picture for _ in range(25) if (picture := pictures.read()) is not None]
+            pictures.close()
             found = {
-                "haar": compare(parts, bundle, model, options.every, options.detector_width),
-                "none": without_detector(bundle, frames[:25], 60),
+                **{
+                    f"haar, {name}": compare(
+                        video, bundle, model, options.rounds, options.every, options.detector_width
+                    )
+                    for name, bundle in bundles.items()
+                },
+                "none": without_detector(bundles["fp32"], frames, 60),
             }
     found["cpu"] = machine.describe().get("cpu")
     print(json.dumps(found, indent=1, default=dataclasses.asdict))

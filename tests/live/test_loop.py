@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,12 @@ from edgewise.device.preprocess import load_pixels
 from edgewise.errors import UnavailableError
 from edgewise.live.base import Box, View
 from edgewise.live.classify import Classifier, cut, open_classifier
+from edgewise.live.detect import open_detector
 from edgewise.live.fake import Act, FakeSource
 from edgewise.live.loop import LoopOptions, run
 from edgewise.live.pictures import SyntheticSource
 from edgewise.live.sources import open_source
+from edgewise.live.testing import frames
 from edgewise.live.wanted import Wanted
 from tests.live.conftest import make_bundle
 
@@ -89,6 +92,24 @@ def test_a_frame_in_which_nothing_is_found_is_not_classified(classifier: Classif
     view = next(run(FakeSource([Act("moving", 2)], live=False), classifier, Nothing()))
     assert view.seen == ()
     assert set(view.stages) == {"grab", "detect", "track"}
+
+
+def test_a_file_gives_the_same_views_each_time_although_the_detector_runs_beside_the_loop(
+    classifier: Classifier, astronaut: Image.Image
+) -> None:
+    def views() -> list[View]:
+        source = FakeSource([Act("moving", 30)], live=False)
+        pictures = frames(astronaut, 30)
+        source._picture = lambda kind: next(pictures)  # type: ignore[method-assign]
+        return list(run(source, classifier, open_detector("haar", 320), LoopOptions(every=4)))
+
+    first, second = views(), views()
+    assert [view.seen for view in first] == [view.seen for view in second]
+    assert [view.detected for view in first] == [view.detected for view in second]
+    late = [view for view in first if "redetect" in view.stages]
+    assert len(late) >= 3
+    assert all(view.detected and view.seen for view in late)
+    assert not any(thread.name.startswith("edgewise-detect") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])

@@ -105,7 +105,57 @@ def test_the_detector_is_due_every_so_many_frames() -> None:
         due.append(tracker.follow(frame))
         if due[-1]:
             tracker.correct([])
-    assert due == [True, False, False, False] * 3
+    assert due == ["now", "", "", ""] * 3
+
+
+def test_where_boxes_are_known_the_detector_may_take_its_time(astronaut: Image.Image) -> None:
+    tracker = Tracker(every=3)
+    frame = scene(astronaut, 100, 100, 120)
+    assert tracker.follow(frame) == "now"
+    for _ in range(2):  # a box that was found twice is known
+        tracker.correct([Box(100, 100, 120, 120)])
+    assert [tracker.follow(frame) for _ in range(4)] == ["", "", "soon", "soon"]
+    tracker.mark()
+    assert [tracker.follow(frame) for _ in range(3)] == ["", "", "soon"]
+
+
+def test_what_was_found_in_an_earlier_frame_is_brought_to_this_one(astronaut: Image.Image) -> None:
+    tracker = Tracker(every=1000)
+    tracker.follow(scene(astronaut, 100, 100, 120))
+    for _ in range(2):
+        tracker.correct([Box(100, 100, 120, 120), Box(165, 165, 50, 50)])
+    mark = tracker.mark()
+    for step in range(1, 8):
+        tracker.follow(scene(astronaut, 100 + 6 * step, 100 + 3 * step, 120))
+    tracker.correct([Box(104, 104, 120, 120), Box(105, 110, 50, 50)], mark)
+    known, missed, new = tracker.tracks()
+    assert (known[0], missed[0], new[0]) == (1, 2, 3)
+    assert iou(known[1], Box(102 + 42, 102 + 21, 120, 120)) > 0.9  # half-way to what was found, and moved on
+    assert iou(new[1], Box(105 + 42, 110 + 21, 50, 50)) > 0.8
+    tracker.correct([Box(144, 123, 120, 120)])
+    assert [number for number, _ in tracker.tracks()] == [1]  # missed twice; and new, but not seen again
+
+
+def test_what_was_found_before_all_was_forgotten_is_left_out(astronaut: Image.Image) -> None:
+    tracker = Tracker(every=1000)
+    tracker.follow(scene(astronaut, 100, 100, 120))
+    mark = tracker.mark()
+    tracker.follow(np.zeros((240, 320, 3), np.uint8))  # another size: nothing is known any more
+    tracker.correct([Box(100, 100, 120, 120)], mark)
+    assert tracker.tracks() == []
+
+
+def test_a_lamp_that_is_switched_does_not_lose_the_face(astronaut: Image.Image) -> None:
+    tracker = Tracker(every=1000)
+    for _ in range(2):
+        tracker.follow(scene(astronaut, 100, 100, 120))
+        tracker.correct([Box(100, 100, 120, 120)])
+    for step, light in enumerate((1.0, 0.45, 0.45, 1.0, 0.6, 1.0), 1):
+        lit = (scene(astronaut, 100 + 3 * step, 100, 120) * light).astype(np.uint8)
+        tracker.follow(lit)
+        ((number, box),) = tracker.tracks()
+        assert number == 1
+        assert iou(box, Box(100 + 3 * step, 100, 120, 120)) > 0.85
 
 
 def test_every_1_detects_on_each_frame_and_does_not_follow() -> None:
@@ -132,7 +182,7 @@ def test_a_new_box_is_looked_at_again_soon_and_a_false_alarm_does_not_stay(astro
     frame = scene(astronaut, 100, 100, 120)
     tracker.follow(frame)
     tracker.correct([Box(100, 100, 120, 120), Box(150, 120, 60, 60)])
-    assert [tracker.follow(frame) for _ in range(REST)] == [False] * (REST - 1) + [True]
+    assert [tracker.follow(frame) for _ in range(REST)] == [""] * (REST - 1) + ["now"]
     tracker.correct([Box(100, 100, 120, 120)])
     assert [number for number, _ in tracker.tracks()] == [1]
     assert not any(tracker.follow(frame) for _ in range(5 * REST))
@@ -144,7 +194,7 @@ def test_much_motion_calls_the_detector_but_not_on_each_frame() -> None:
     tracker.follow(dark)
     tracker.correct([])
     due = [tracker.follow(bright) for _ in range(REST)]
-    assert due == [False] * (REST - 1) + [True]
+    assert due == [""] * (REST - 1) + ["now"]
     tracker.correct([])
     assert not any(tracker.follow(bright) for _ in range(2 * REST))
 

@@ -13,8 +13,10 @@ from typing import Literal, Protocol
 
 from edgewise.device import Pixels
 
-STAGES = ("grab", "detect", "track", "crop", "classify", "draw")
-"""The stages of the loop, in their order; `View.stages` has those that were run."""
+BESIDE = ("grab", "redetect")
+"""Stages in threads of their own, which take no time of the loop."""
+STAGES = (*BESIDE, "detect", "track", "crop", "classify", "draw")
+"""All stages, in the order in which they are shown; `View.stages` has those that were run."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class View:
     """What the loop has to say of one frame. `frame` is None where the source gives nothing ("no signal").
 
     `stages` holds milliseconds of each stage that ran for this frame; `age_ms` is the time from the taking of the
-    frame to this view; `dropped` counts the frames passed over since the last view; `detected` says whether the boxes
-    are from the detector, or carried on from an earlier frame.
+    frame to this view; `dropped` counts the frames passed over since the last view; `detected` says whether the
+    detector has had its say since the last view, or all boxes are carried on from it.
     """
 
     state: Literal["live", "no signal", "ended"]

@@ -39,3 +39,15 @@ def mix(one: Box, other: Box, share: float) -> Box:
         )
     )
     return Box(left, top, width, height, other.score)
+
+
+def carry(box: Box, before: Box, now: Box) -> Box:
+    """`box` as it is after what takes `before` to `now`: scaled by their widths and heights, and moved with them."""
+    wide, high = now.width / before.width, now.height / before.height
+    return Box(
+        now.left + (box.left - before.left) * wide,
+        now.top + (box.top - before.top) * high,
+        box.width * wide,
+        box.height * high,
+        box.score,
+    )

@@ -32,15 +32,14 @@ class Classifier:
         return self.manifest.input
 
     def crops(self, pixels: Pixels, boxes: list[Box]) -> Pixels:
-        """The pixels of these boxes as the model sees them, uint8 (N, height, width, channels).
+        """The pixels of these boxes, one at least, as the model sees them, uint8 (N, height, width, channels).
 
         A box is rounded to whole pixels and cut off at the edges of the frame; what is in it goes through the one
         preprocessing, as a picture file of the same pixels would.
         """
-        spec = self.spec
-        batch = np.empty((len(boxes), *spec.shape), np.uint8)
-        for at, box in enumerate(boxes):
-            batch[at] = prepare(cut(pixels, box), **spec.preprocessing())
+        arguments = self.spec.preprocessing()
+        crops = [prepare(cut(pixels, box), **arguments) for box in boxes]
+        batch: Pixels = crops[0][np.newaxis] if len(crops) == 1 else np.stack(crops)
         return batch
 
     def probabilities(self, batch: Pixels) -> NDArray[np.float32]:

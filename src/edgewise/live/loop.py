@@ -3,7 +3,8 @@
 One frame goes through these stages; each is timed.
 
 1. `grab`: reading it from the source, in the grabber's own thread, beside the loop;
-2. `detect`: finding boxes, every so many frames (`edgewise.live.track` says when);
+2. `detect`: finding boxes, where this frame cannot be shown without; `redetect`: finding them again in a thread beside
+   the loop while it goes on, every so many frames (`edgewise.live.track` says which and when);
 3. `track`: carrying the boxes on from the frame before;
 4. `crop`: what is in the boxes, through the one preprocessing;
 5. `classify`: all crops in one batch.
@@ -21,7 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewise.live.base import Box, Detector, Frame, Seen, Source, View
+from edgewise.device import Pixels
+from edgewise.live.aside import Aside
+from edgewise.live.base import Box, Detector, Seen, Source, View
 from edgewise.live.classify import Classifier, whole
 from edgewise.live.grab import BACK_OFF_S, Grabber, Over, Policy, Quiet, Taken
 from edgewise.live.smooth import Smoother
@@ -80,7 +83,8 @@ def run(
     """
     options = options or LoopOptions()
     policy = options.policy or ("newest" if source.live else "every")
-    eyes = _Eyes(classifier, detector, options, decide or most_probable(classifier.labels))
+    lag = None if policy == "newest" else 3 * options.every // 4
+    eyes = _Eyes(classifier, detector, options, decide or most_probable(classifier.labels), lag)
     watch = Watch(options.still_s) if source.live else None
     grabber = Grabber(source, policy, reopen, options.back_off)
     shown, said = 0, -np.inf
@@ -105,14 +109,15 @@ def run(
                 yield View("no signal", note=note if isinstance(got, Quiet) else f"{source.name}: {note}")
     finally:
         grabber.close()
+        eyes.close()
 
 
 def most_probable(labels: Sequence[str]) -> Decide:
     """The decision rule of a bundle without thresholds: the most probable class, whatever its probability."""
 
     def decide(probabilities: Sequence[float], track: int) -> tuple[str | None, float]:  # noqa: ARG001 - see `Decide`
-        best = int(np.argmax(probabilities))
-        return labels[best], float(probabilities[best])
+        confidence = max(probabilities)
+        return labels[probabilities.index(confidence)], confidence
 
     return decide
 
@@ -120,23 +125,37 @@ def most_probable(labels: Sequence[str]) -> Decide:
 class _Eyes:
     """What the loop does with one frame, and what it remembers from frame to frame."""
 
-    def __init__(self, classifier: Classifier, detector: Detector | None, options: LoopOptions, decide: Decide) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        detector: Detector | None,
+        options: LoopOptions,
+        decide: Decide,
+        lag: int | None,
+    ) -> None:
         self._classifier = classifier
-        self._detector = detector
-        self._tracker = Tracker(options.every) if detector else None
+        self._finder = _Finder(Aside(detector, lag), Tracker(options.every)) if detector else None
         self._smoother = Smoother(options.smooth)
         self._decide = decide
 
     def forget(self) -> None:
         """Start anew: what comes next has nothing to do with what was."""
-        if self._tracker:
-            self._tracker.forget()
+        if self._finder:
+            self._finder.forget()
         self._smoother.forget()
+
+    def close(self) -> None:
+        """End the detector's thread."""
+        if self._finder:
+            self._finder.close()
 
     def look(self, got: Taken) -> View:
         """See one frame."""
         stages = {"grab": got.grab_ms}
-        tracks, detected = self._find(got.frame, stages)
+        if self._finder:
+            tracks, detected = self._finder.find(got.frame.pixels, stages)
+        else:
+            tracks, detected = [(0, whole(got.frame.pixels))], False
         found: list[NDArray[np.float32]] = []
         if tracks:
             started = time.perf_counter()
@@ -150,21 +169,48 @@ class _Eyes:
         age = (time.perf_counter() - got.frame.taken) * 1e3
         return View("live", got.frame, seen, stages, age, got.dropped, detected, got.note)
 
-    def _find(self, frame: Frame, stages: dict[str, float]) -> tuple[list[tuple[int, Box]], bool]:
-        if self._tracker is None or self._detector is None:
-            return [(0, whole(frame.pixels))], False
-        started = time.perf_counter()
-        due = self._tracker.follow(frame.pixels)
-        followed = time.perf_counter()
-        if due:
-            found = self._detector.find(frame.pixels)
-            stages["detect"] = (time.perf_counter() - followed) * 1e3
-            followed += stages["detect"] / 1e3
-            self._tracker.correct(found)
-        stages["track"] = (time.perf_counter() - started) * 1e3 - stages.get("detect", 0.0)
-        return self._tracker.tracks(), due
-
     def _seen(self, track: int, box: Box, probabilities: NDArray[np.float32]) -> Seen:
-        values = tuple(float(value) for value in probabilities)
+        values = tuple(probabilities.tolist())
         label, confidence = self._decide(values, track)
         return Seen(track, box, label, confidence, values)
+
+
+class _Finder:
+    """Boxes for each frame: from the detector, or followed from the frame before."""
+
+    def __init__(self, aside: Aside, tracker: Tracker) -> None:
+        self._aside = aside
+        self._tracker = tracker
+
+    def find(self, pixels: Pixels, stages: dict[str, float]) -> tuple[list[tuple[int, Box]], bool]:
+        """(track, box) of this frame, and whether the detector has had its say; `stages` gets what took how long."""
+        started = time.perf_counter()
+        due = self._tracker.follow(pixels)
+        followed = time.perf_counter()
+        answered = None
+        if due == "now":
+            found = self._aside.now(pixels)
+            detected = time.perf_counter()
+            stages["detect"] = (detected - followed) * 1e3
+            self._tracker.correct(found)
+        else:
+            answered = self._aside.answer()
+            detected = time.perf_counter()
+            if answered is not None:
+                mark, late = answered
+                stages["redetect"] = late.ms
+                stages["detect"] = (detected - followed) * 1e3  # waiting for it
+                self._tracker.correct(late.boxes, mark)
+            if due == "soon" and not self._aside.busy:
+                self._aside.later(pixels, self._tracker.mark())
+        stages["track"] = (time.perf_counter() - detected + followed - started) * 1e3
+        return self._tracker.tracks(), due == "now" or answered is not None
+
+    def forget(self) -> None:
+        """Drop all boxes, those that are still to come included."""
+        self._aside.forget()
+        self._tracker.forget()
+
+    def close(self) -> None:
+        """End the detector's thread."""
+        self._aside.close()

@@ -1,8 +1,8 @@
 """Where the time of the live loop goes: a budget of its stages, the bottleneck, and what to change.
 
 Stages are milliseconds of those frames in which they ran; `share` is their part of the loop's busy time over all
-frames, so that a detector of 20 ms on each tenth frame counts as 2 ms a frame. `grab` runs beside the loop and takes no
-part of it. Percentiles follow `edgewise.measure`: a p90 needs 44 samples.
+frames, so that a detector of 20 ms on each tenth frame counts as 2 ms a frame. `grab` and `redetect` run beside the
+loop and take no part of it. Percentiles follow `edgewise.measure`: a p90 needs 44 samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgewise.live.base import STAGES, View
+from edgewise.live.base import BESIDE, STAGES, View
 from edgewise.measure.intervals import P90_RUNS
 
 KEPT = 4096
@@ -118,7 +118,7 @@ class Profile:
         if not self._frames or self._start is None:
             return None
         wall = max(1e-9, self._end - self._start)
-        busy = sum(ms for name, ms in self._sums.items() if name != "grab") / 1e3
+        busy = sum(ms for name, ms in self._sums.items() if name not in BESIDE) / 1e3
         idle = min(1.0, max(0.0, 1 - busy / wall))
         stages = tuple(self._stage(name, busy) for name in STAGES if self._counts[name])
         bottleneck = self._bottleneck(stages, idle)
@@ -143,11 +143,11 @@ class Profile:
         samples = self._samples[name]
         median = _percentile(samples, 50) or 0.0
         mean = self._sums[name] / self._frames
-        share = None if name == "grab" else self._sums[name] / 1e3 / max(1e-9, busy)
+        share = None if name in BESIDE else self._sums[name] / 1e3 / max(1e-9, busy)
         return Stage(name, self._counts[name], median, _percentile(samples, 90), mean, share)
 
     def _bottleneck(self, stages: tuple[Stage, ...], idle: float) -> str:
-        work = [stage for stage in stages if stage.name != "grab"]
+        work = [stage for stage in stages if stage.name not in BESIDE]
         if not work or (idle > WAITING and any(stage.name == "grab" for stage in stages)):
             return "source"
         return max(work, key=lambda stage: stage.ms_per_frame).name

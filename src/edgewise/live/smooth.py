@@ -20,11 +20,11 @@ class Smoother:
 
     def smooth(self, found: Mapping[int, Probabilities]) -> dict[int, Probabilities]:
         """Take in what was found in a frame, float32 (classes,) of each track; other tracks are forgotten."""
+        if self._frames == 1:
+            return dict(found)
         self._kept = {track: self._kept.get(track) or deque(maxlen=self._frames) for track in found}
         for track, one in found.items():
             self._kept[track].append(one)
-        if self._frames == 1:
-            return dict(found)
         return {track: np.mean(kept, axis=0, dtype=np.float32) for track, kept in self._kept.items()}
 
     def forget(self) -> None:

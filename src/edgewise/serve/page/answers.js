@@ -155,6 +155,9 @@ export class Times {
   }
 }
 
+/** What stands behind the name of a stage that runs in a thread of its own and takes no part of the whole. */
+export const ASIDE = " (beside the rest)";
+
 const ran = (ms) => ms !== null;
 const sum = (list) => list.reduce((total, ms) => total + (ms ?? 0), 0);
 
@@ -165,7 +168,7 @@ function row(stage, lists, all, columns) {
   const share = element("td");
   const bar = element("i");
   bar.style.setProperty("--share", all > 0 ? Math.min(1, sum(lists.flat()) / all) : 0);
-  if (!stage.startsWith("grab")) share.append(bar);
+  if (!stage.endsWith(ASIDE)) share.append(bar);
   const name = element("th", stage);
   name.scope = "row";
   line.append(name, ...cells, share);

@@ -1,12 +1,13 @@
 // The page: pictures and camera frames go to the server, what comes back is shown for as long as it is true.
 
-import { Answers, Times, milliseconds, named } from "./answers.js";
+import { ASIDE, Answers, Times, milliseconds, named } from "./answers.js";
 import { Camera, WORDS } from "./camera.js";
 import { Watcher } from "./live.js";
 import { Steady, element, listCameras, listenForFiles, say } from "./parts.js";
 
 const FPS_MS = 2000;
-const STAGES = ["grab", "detect", "track", "crop", "classify"]; // of the live loop, in their order
+const OWN_THREADS = ["grab", "redetect"];
+const STAGES = [...OWN_THREADS, "detect", "track", "crop", "classify"]; // of the live loop, in their order
 const BESIDE = { crop: "prepare", classify: "classify" }; // what they are called where a second bundle does them
 const PICTURES = 24; // pictures that are kept in the row
 const FRAME_QUALITY = 0.92;
@@ -265,7 +266,7 @@ function watched(view) {
   const beside = (name) => view.beside_ms.reduce((sum, one) => sum + one[name], 0); // over the crops of the frame
   const stages = STAGES.map((stage) => {
     const ms = view.stages[stage] ?? null; // not every stage runs for every frame
-    if (stage === "grab") return ["grab (beside the rest)", ms]; // a thread of its own, which waits for the camera
+    if (OWN_THREADS.includes(stage)) return [stage + ASIDE, ms];
     if (facts.models.length === 1 || ms === null || !(stage in BESIDE)) return [stage, ms];
     return [stage, [ms, beside(BESIDE[stage])]];
   });
