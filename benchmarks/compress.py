@@ -6,8 +6,8 @@ images alone; the test images are only counted here. Beside each model that a te
 same structure from fresh weights, trained with the labels alone for as many epochs as the model has behind it.
 
 Whatever is done is kept in DIR, with a results.json, and a run that was broken off goes on where it was; a model is
-made again when its recipe was changed. ``--show`` prints what is there. Parts: base, small, tiny, prune, bundle,
-lowbit, or a single row of one; default: all.
+made again when its recipe was changed. Several runs may work on different rows of one DIR. ``--show`` prints what is
+there. Parts: base, small, tiny, prune, bundle, lowbit, or a single row of one; default: all.
 
 One thread. Dense nets are trained in bf16 where the CPU multiplies it in hardware (AMX), all else in fp32: settled here
 instead of timed (``train.amp: auto``), so that a busy machine does not train otherwise than an idle one.
@@ -52,6 +52,7 @@ BASE = "base"
 RECIPES = {BASE: "fashion-mnist-accurate", "small": "fashion-mnist-small", "tiny": "fashion-mnist-tiny"}
 """Rows that are the base model of a recipe; the other rows are variants of one of them."""
 CONTROL = "-scratch"
+RESULTS = "results.json"
 KILOBYTE = 1000
 
 
@@ -118,7 +119,8 @@ class Bench:
         model = self._make(name)
         save_model(model, folder)
         self.results[key] = self._record(model, name, time.monotonic() - started) | {"settings": settings}
-        runs.write_json(self.room / "results.json", self.results)
+        self.results.update(known(self.room) | {key: self.results[key]})  # others may be at work on other rows
+        runs.write_json(self.room / RESULTS, self.results)
         record = self.results[key]  # test figures are for the table, when nothing is left to be settled
         print(f"{key}: validation {record['val_right'] / record['val_n']:.4f}, {record['seconds']} s", flush=True)
         return model
@@ -241,6 +243,12 @@ class Bench:
         }
 
 
+def known(room: Path) -> dict[str, Any]:
+    """What was recorded in this folder."""
+    file = room / RESULTS
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
 def _tell(record: dict[str, Any]) -> None:
     """An epoch's validation figures, on stderr."""
     figures = f"loss {record['train_loss']:.3f}, validation {record['val_loss']:.3f} {record['val_accuracy']:.4f}"
@@ -261,9 +269,9 @@ def table(results: dict[str, Any], out: Path, seeds: list[int], labels: NDArray[
     ]
     for name, row in ROWS.items():
         for shown in (name, name + CONTROL):
-            known = [seed for seed in seeds if f"{shown}-{seed}" in results]
-            if known:
-                lines.append(_line(shown, row if shown == name else None, results, out, known, labels))
+            there = [seed for seed in seeds if f"{shown}-{seed}" in results]
+            if there:
+                lines.append(_line(shown, row if shown == name else None, results, out, there, labels))
     return "\n".join(lines)
 
 
@@ -332,8 +340,7 @@ def main() -> None:
     if not {*options.parts} <= {*PARTS, *ROWS}:
         parser.error(f"parts are {', '.join(PARTS)}, and their rows {', '.join(ROWS)}")
     options.out.mkdir(parents=True, exist_ok=True)
-    known = options.out / "results.json"
-    results = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+    results = known(options.out)
     bench = Bench(options.seeds[0], options.out, results)
     labels = bench.dataset.test.labels
     if not options.show:
