@@ -150,13 +150,25 @@ def load_session(model: bytes, path: str, threads: int) -> Any:
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        gc.enable()
-        return session
     except Exception as problem:  # noqa: BLE001 - the runtime's errors share no base class but Exception
         why = str(problem).splitlines()[0]
         raise Refused(
             6, "U04", "onnxruntime refuses this model file", path, why, "use a newer onnxruntime, or export again"
         ) from None
+    _collect_again()
+    return session
+
+
+def _collect_again() -> None:
+    """Turn garbage collection on again where the start turned it off.
+
+    What was imported stays until the end. The first collection would look at all of it for garbage, which took a
+    tenth of a cold start, so it is set aside where Python can do that.
+    """
+    if not gc.isenabled():
+        if hasattr(gc, "freeze"):
+            gc.freeze()  # novermin - from Python 3.7 on
+        gc.enable()
 
 
 def read_picture(path: str) -> Any:
