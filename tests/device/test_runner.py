@@ -27,6 +27,9 @@ from tiny import LABELS, SIZE, make_bundle
 from edgewise.bundle import InputSpec, verify_bundle
 from edgewise.device import runner
 from edgewise.device.preprocess import load_pixels, softmax
+from edgewise.device.shipped.clocks import peak_rss
+from edgewise.device.shipped.usage import ABOUT, OPTIONS
+from edgewise.device.shipped.words import COMMANDS, read_words
 from edgewise.device.standalone import runner_source
 
 
@@ -80,7 +83,7 @@ def test_it_is_python_36_and_needs_nothing_of_edgewise(tmp_path: Path) -> None:
 
 def test_the_parts_that_are_compiled_later_are_python_36_too(tmp_path: Path, bundle: Path) -> None:
     parts = shipped(bundle)._PARTS
-    assert set(parts) == {"edgewise.device.packed", "edgewise.device.resample"}
+    assert {"edgewise.device.packed", "edgewise.device.jpeg", "edgewise.device.shipped.camera"} < set(parts)
     for name, source in parts.items():
         path = tmp_path / f"{name}.py"
         path.write_text(source)
@@ -411,25 +414,25 @@ def test_wrong_usage_exits_with_two(arguments: list[str], told: str, capsys: pyt
     assert said.out == ""
 
 
-@pytest.mark.parametrize("command", ["", *runner.COMMANDS])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         runner.main([command, "--help"] if command else ["--help"])
     said = capsys.readouterr().out
-    for name, (_, options, about) in runner.COMMANDS.items():
+    for name, (_, options) in COMMANDS.items():
         if command in ("", name):
-            assert about in said
+            assert ABOUT[name] in said
         if command == name:
-            assert all(option in said and runner.OPTIONS[option] in said for option in [*options, "--bundle"])
+            assert all(option in said and OPTIONS[option] in said for option in [*options, "--bundle"])
 
 
 def test_words_are_read_in_any_order() -> None:
     line = ["classify", "a.png", "--top=2", "--threshold", "0.5", "b.png", "--threads", "4", "--", "--top", "-c.png"]
-    command, words, options = runner.read_words(line)
+    command, words, options = read_words(line, "here")
     assert (command, words) == ("classify", ["a.png", "b.png", "--top", "-c.png"])
     assert (options["--top"], options["--threshold"], options["--threads"]) == (2, 0.5, 4)
-    assert runner.read_words(["classify", "a"])[2]["--top"] == 3
-    assert runner.read_words(["probe", "--baseline", "--started", "1.5"])[2]["--baseline"] is True
+    assert read_words(["classify", "a"], "here")[2]["--top"] == 3
+    assert read_words(["probe", "--baseline", "--started", "1.5"], "here")[2]["--baseline"] is True
 
 
 # --- probe ------------------------------------------------------------------------------------------------------
@@ -463,7 +466,7 @@ def test_peak_rss_without_proc_comes_from_getrusage(monkeypatch: pytest.MonkeyPa
         raise FileNotFoundError
 
     monkeypatch.setattr("builtins.open", absent)
-    assert runner.peak_rss() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert peak_rss() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 # --- Without Pillow, and arrays ---------------------------------------------------------------------------------
