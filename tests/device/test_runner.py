@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -24,8 +26,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tiny import LABELS, SIZE, make_bundle
 
+from edgewise import bundle as bundles
 from edgewise.bundle import InputSpec, verify_bundle
-from edgewise.device import runner
+from edgewise.device import RUNTIMES, runner
 from edgewise.device.preprocess import load_pixels, softmax
 from edgewise.device.shipped.clocks import peak_rss
 from edgewise.device.shipped.usage import ABOUT, OPTIONS
@@ -93,18 +96,84 @@ def test_the_parts_that_are_compiled_later_are_python_36_too(tmp_path: Path, bun
         assert not re.search(r"^\s*(from|import) edgewise", source, re.M)
 
 
-def test_a_cold_start_loads_nothing_that_it_does_not_need(bundle: Path, picture: Path) -> None:
-    """A small PNG takes neither Pillow nor OpenSSL nor argparse; a part is compiled when it is asked for."""
-    code = (
-        "import runpy, sys\n"
-        "sys.argv = sys.argv[1:]\n"
-        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as ended:\n    assert not ended.code\n"
-        "print(*sorted({'PIL.Image', '_hashlib', 'argparse', 'cv2'} & set(sys.modules)), file=sys.stderr)"
+STARTED = """
+import builtins, gc, json, os, runpy, sys
+words, parts, compiler = json.loads(sys.argv[1]), [], builtins.compile
+def watched(source, name, *rest, **more):
+    parts.extend([name.rpartition(".")[2]] if str(name).startswith("edgewise.") else [])
+    return compiler(source, name, *rest, **more)
+sys.argv, builtins.compile = words, watched
+os.environ.pop("OPENBLAS_NUM_THREADS", None)
+try:
+    runpy.run_path(words[0], run_name=os.environ["RUN_NAME"])
+except SystemExit as ended:
+    assert not ended.code, ended.code
+heavy = sorted({"PIL.Image", "_hashlib", "argparse", "cv2", "onnxruntime"} & set(sys.modules))
+threads = os.environ.get("OPENBLAS_NUM_THREADS")
+about = {"parts": parts, "heavy": heavy, "threads": threads, "gc": gc.isenabled(), "frozen": gc.get_freeze_count() > 0}
+print(json.dumps(about), file=sys.stderr)
+"""
+"""Starts a file under a name and tells which of its parts were compiled, and what it left behind."""
+
+
+def started(name: str, *words: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    command = [sys.executable, "-c", STARTED, json.dumps([str(word) for word in words])]
+    done = subprocess.run(
+        command, env={**os.environ, "RUN_NAME": name}, capture_output=True, text=True, check=False, timeout=120
     )
-    done = run("-c", code, bundle / "runner.py", "classify", picture)
-    assert (done.returncode, done.stderr) == (0, "\n")
-    assert lines(done.stdout)[0]["label"] == "green"
+    assert done.returncode == 0, done.stderr
+    return lines(done.stdout), json.loads(done.stderr)
+
+
+def test_a_cold_start_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    """A small PNG takes neither Pillow nor OpenSSL nor argparse; a part is compiled when it is asked for."""
+    size = 32
+    bundle = make_bundle(tmp_path, size)
+    for name, shape in (("fits.png", (size, size)), ("other.png", (40, 30)), ("p.jpg", (40, 30))):
+        Image.new("RGB", shape, (0, 200, 0)).save(tmp_path / name)
+    for name, parts, heavy in (
+        ("fits.png", ["png"], []),
+        ("other.png", ["png", "fitting", "resample"], []),
+        ("p.jpg", ["pictures", "fitting"], ["PIL.Image"]),
+    ):
+        (line,), about = started("__main__", bundle / "runner.py", "classify", tmp_path / name)
+        assert line["label"] == "green"
+        assert (about["parts"], about["heavy"]) == (parts, [*heavy, "onnxruntime"]), name
+        assert (about["threads"], about["gc"], about["frozen"]) == ("1", True, True)
+    _, about = started("__main__", bundle / "runner.py", "verify")
+    assert (about["parts"], about["heavy"]) == (["files"], [])
+
+
+def test_what_imports_the_runner_keeps_its_own_settings(bundle: Path) -> None:
+    _, about = started("imported", bundle / "runner.py")
+    assert about == {"parts": [], "heavy": [], "threads": None, "gc": True, "frozen": False}
+
+
+def test_what_readmes_import_from_the_runner_is_there(bundle: Path) -> None:
+    told = [runtime.example for runtime in RUNTIMES.values()] + [inspect.getsource(bundles)]
+    names = {
+        name for text in told for found in re.findall(r"from runner import (.+)", text) for name in found.split(", ")
+    }
+    assert {"open_image", "prepare", "unpacked"} <= names
+    assert all(callable(getattr(shipped(bundle), name)) for name in names)
+
+
+def test_every_part_can_be_asked_for(bundle: Path) -> None:
+    """Its names from other files are there: each part is compiled, and what it uses is defined."""
+    module = shipped(bundle)
+    for name in list(module._PARTS):
+        module._later(name)
+        space = module._PARTS[name]
+        ours = importlib.import_module(name)
+        used = {key for key, value in vars(ours).items() if getattr(value, "__module__", "").startswith("edgewise")}
+        assert used <= set(space), name
+
+
+def test_a_part_imports_what_another_part_holds(bundle: Path) -> None:
+    module = shipped(bundle)
+    assert module._later("edgewise.device.bmp", "from_palette") == module._later(
+        "edgewise.device.colours", "from_palette"
+    )
 
 
 def test_small_png_files_need_no_pillow_and_give_the_same_pixels(tmp_path: Path, picture: Path) -> None:

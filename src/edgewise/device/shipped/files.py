@@ -2,7 +2,6 @@
 
 import os
 
-from edgewise.device.float_input import with_float_input
 from edgewise.device.onnxfile import BadModel
 from edgewise.device.shipped.opening import check_files, read_checked, read_manifest
 from edgewise.device.shipped.refused import Refused, say
@@ -22,6 +21,8 @@ def verify(folder: str) -> int:
 
 def tensorrt(folder: str, out: str) -> int:
     """Write the model with float32 pixels (0..255), which TensorRT 8.2 reads; it takes no uint8."""
+    from edgewise.device.float_input import with_float_input
+
     path, model, facts = read_checked(folder, read_manifest(folder))
     try:
         changed = with_float_input(model)
