@@ -32,7 +32,7 @@ class ExecuTorchSession:
                 self._torch: Any = importlib.import_module("torch")
                 self._library: Any = importlib.import_module("executorch.extension.pybindings.portable_lib")
         except ImportError as problem:
-            raise not_importable("executorch", problem, code="E85", install=ExecuTorchRuntime.install) from problem
+            raise not_importable("executorch", "E85", problem, ExecuTorchRuntime.install) from problem
         try:
             self._module: Any = self._library._load_for_executorch_from_buffer(sealed.content)
             self._module.method_meta("forward")

@@ -20,7 +20,7 @@ class LiteRtSession:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as problem:
-            raise not_importable("ai-edge-litert", problem, code="E85", install=LiteRtRuntime.install) from problem
+            raise not_importable("ai-edge-litert", "E85", problem, LiteRtRuntime.install) from problem
         try:
             self._interpreter: Any = Interpreter(model_content=sealed.content, num_threads=threads)
             self._interpreter.allocate_tensors()

@@ -28,7 +28,7 @@ class NcnnSession:
         try:
             import ncnn
         except ImportError as problem:
-            raise not_importable("ncnn", problem, code="E85", install=NcnnRuntime.install) from problem
+            raise not_importable("ncnn", "E85", problem, NcnnRuntime.install) from problem
         structure = _structure(sealed)
         half = sealed.facts["precision"] == "fp16"
         self._net: Any = ncnn.Net()

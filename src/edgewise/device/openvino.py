@@ -30,7 +30,7 @@ def import_openvino() -> Any:
     try:
         import openvino
     except (ImportError, OSError) as problem:
-        raise not_importable("openvino", problem, code="E80", install=OpenVinoRuntime.install) from problem
+        raise not_importable("openvino", "E80", problem, OpenVinoRuntime.install) from problem
     return openvino
 
 

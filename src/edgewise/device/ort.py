@@ -24,7 +24,7 @@ class OrtSession:
         try:
             import onnxruntime as ort
         except ImportError as problem:
-            raise not_importable("onnxruntime", problem, code="E10", install=OrtRuntime.install) from problem
+            raise not_importable("onnxruntime", "E10", problem, OrtRuntime.install) from problem
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

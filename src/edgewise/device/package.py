@@ -16,7 +16,7 @@ def installed(package: str) -> str | None:
         return None
 
 
-def not_importable(package: str, problem: Exception, *, code: str, install: str) -> UnavailableError:
+def not_importable(package: str, code: str, problem: Exception, install: str) -> UnavailableError:
     """The error for a package that is missing or does not work here."""
     return UnavailableError(f"{package} cannot be imported", code=code, why=str(problem), fix=install)
 
