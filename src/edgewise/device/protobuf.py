@@ -28,13 +28,17 @@ def read_fields(data: Any) -> Fields:
         count += 1
         if count > MAX_FIELDS:
             raise IndexError("more than {} fields in a message".format(MAX_FIELDS))
-        key, at = _varint(data, at)
+        key, at = data[at], at + 1
+        if key > 127:  # else it is all in this byte, as nearly every key and most lengths are
+            key, at = _varint(data, at - 1)
         kind = key & 7
         if kind == 0:
             value, at = _varint(data, at)
         else:
             if kind == 2:
-                length, at = _varint(data, at)
+                length, at = data[at], at + 1
+                if length > 127:
+                    length, at = _varint(data, at - 1)
             elif kind in (1, 5):
                 length = 8 if kind == 1 else 4
             else:
