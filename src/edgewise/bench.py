@@ -13,6 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgewise.bundle import Manifest, verify_bundle
 from edgewise.data.testing import labelled_images
 from edgewise.device import RUNTIMES
@@ -23,7 +26,7 @@ from edgewise.measure.board import examine, install, refuse
 from edgewise.measure.cells import SCHEMA, Cell, cells_of, raw_csv
 from edgewise.measure.channel import Channel, connect
 from edgewise.measure.protocol import Protocol
-from edgewise.measure.session import Candidate, Setting, TestImages, classify, needed_bytes, send, take
+from edgewise.measure.session import Candidate, Setting, Taken, TestImages, classify, needed_bytes, send, take
 from edgewise.measure.target import Target
 from edgewise.progress import Progress, Silent
 from edgewise.runs import versions, write_bytes, write_json
@@ -99,32 +102,20 @@ def _measure(
     kept: list[Cell],
     progress: Progress,
 ) -> list[Cell]:
-    protocol = options.protocol
-    called, failed, slowest_s = {}, [], 0.0
-    with progress.task("accuracy on the device", len(candidates)) as advance:
-        for one in candidates:
-            try:
-                start = time.monotonic()
-                called[one.name] = classify(channel, one)
-                slowest_s = max(slowest_s, (time.monotonic() - start) / len(one.images.labels))
-            except UnavailableError as problem:
-                if problem.code != "E95":
-                    raise
-                failed.append((one, problem))
-            advance(1, one.name)
-    candidates = [one for one in candidates if one.name in called]
-    if not candidates:
+    """All cells, those of `kept` first; bundles that do not run there are left out and named at the end."""
+    called, failed, slowest_s = _called(channel, candidates, progress)
+    running = [one for one in candidates if one.name in called]
+    if not running:
         raise failed[0][1]
     found = list(kept)
-    groups = 1 if protocol.interleaved else len(candidates)
+    groups = 1 if options.protocol.interleaved else len(running)
+    rounds = groups * options.protocol.launches * options.protocol.rounds
     for setting in settings:
-        with progress.task(
-            f"{protocol.label}, {setting.label}", groups * protocol.launches * protocol.rounds
-        ) as advance:
+        with progress.task(f"{options.protocol.label}, {setting.label}", rounds) as advance:
             taken = take(
                 channel,
-                candidates,
-                protocol,
+                running,
+                options.protocol,
                 setting,
                 seed=options.seed,
                 start_c=device["state"]["temperature_c"],
@@ -132,30 +123,7 @@ def _measure(
                 root=options.root,
                 advance=advance,
             )
-        about = {
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "tool_version": versions().get("edgewise", "not installed"),
-            "command": options.command,
-            "session": secrets.token_hex(6),
-        }
-        cells = cells_of(
-            taken,
-            candidates,
-            protocol,
-            setting,
-            device=device,
-            called=called,
-            about=about,
-            seed=options.seed,
-        )
-        states = options.out / "raw" / f"{about['session']}.states.json"
-        write_json(states, [[dataclasses.asdict(state) for state in launch] for launch in taken.states])
-        for one, cell in zip(candidates, cells, strict=True):
-            cell["states_json"] = str(states.relative_to(options.out))
-            raw = options.out / "raw" / f"{cell['name']}.csv.gz"
-            write_bytes(raw, raw_csv(taken.timed[one.name]))
-            cell["raw_csv"] = str(raw.relative_to(options.out))
-            write_json(options.out / "cells" / f"{cell['name']}.json", cell)
+        cells = _written(taken, running, setting, options, device, called)
         names = {cell["name"] for cell in cells}
         found = [cell for cell in found if cell["name"] not in names] + cells
         if taken.missing:
@@ -168,13 +136,70 @@ def _measure(
             )
     if failed:
         raise UnavailableError(
-            f"{len(failed)} of {len(failed) + len(candidates)} bundles do not run on the device",
+            f"{len(failed)} of {len(candidates)} bundles do not run on the device",
             code="E95",
             where={"device": channel.place, "the others are in": options.out},
             why="\n".join(f"{one.name}: {problem.why.splitlines()[-1]}" for one, problem in failed),
             fix="leave them out, or export them for the runtime that is there",
         )
     return found
+
+
+def _called(
+    channel: Channel, candidates: Sequence[Candidate], progress: Progress
+) -> tuple[dict[str, NDArray[np.int64]], list[tuple[Candidate, UnavailableError]], float]:
+    """What each bundle calls its test images on the device, by name; those that do not run, and why; about how long
+    one inference of the slowest takes, in seconds.
+    """
+    called, failed, slowest_s = {}, [], 0.0
+    with progress.task("accuracy on the device", len(candidates)) as advance:
+        for one in candidates:
+            try:
+                start = time.monotonic()
+                called[one.name] = classify(channel, one)
+                slowest_s = max(slowest_s, (time.monotonic() - start) / len(one.images.labels))
+            except UnavailableError as problem:
+                if problem.code != "E95":
+                    raise
+                failed.append((one, problem))
+            advance(1, one.name)
+    return called, failed, slowest_s
+
+
+def _written(
+    taken: Taken,
+    candidates: Sequence[Candidate],
+    setting: Setting,
+    options: Options,
+    device: dict[str, Any],
+    called: dict[str, NDArray[np.int64]],
+) -> list[Cell]:
+    """The cells of one setting, written with their raw samples and the states of the machine."""
+    about = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tool_version": versions().get("edgewise", "not installed"),
+        "command": options.command,
+        "session": secrets.token_hex(6),
+    }
+    cells = cells_of(
+        taken,
+        candidates,
+        options.protocol,
+        setting,
+        device=device,
+        called=called,
+        about=about,
+        seed=options.seed,
+    )
+    states = options.out / "raw" / f"{about['session']}.states.json"
+    write_json(states, [[dataclasses.asdict(state) for state in launch] for launch in taken.states])
+    for one, cell in zip(candidates, cells, strict=True):
+        cell["states_json"] = str(states.relative_to(options.out))
+        raw = options.out / "raw" / f"{cell['name']}.csv.gz"
+        write_bytes(raw, raw_csv(taken.timed[one.name]))
+        cell["raw_csv"] = str(raw.relative_to(options.out))
+        write_json(options.out / "cells" / f"{cell['name']}.json", cell)
+    return cells
 
 
 def _candidates(bundles: Sequence[Path], options: Options) -> list[Candidate]:

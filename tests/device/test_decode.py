@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgewise.device import preprocess
-from edgewise.device.decode import ADAM7, PNG_CHANNELS, PNG_DEPTHS, BadImage, NoDecoder, decode
+from edgewise.device.decode import BadImage, NoDecoder, decode
+from edgewise.device.png import ADAM7, PNG_CHANNELS, PNG_DEPTHS
 from edgewise.device.preprocess import load_pixels, open_image, prepare
 
 Array = np.ndarray

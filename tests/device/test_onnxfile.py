@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from tiny import Edit, outside, write_model
 
-from edgewise.device.onnxfile import MAX_DEPTH, MAX_FIELDS, BadModel, check_model, read_model
+from edgewise.device.onnxfile import MAX_DEPTH, BadModel, check_model, read_model
+from edgewise.device.protobuf import MAX_FIELDS
 
 
 @pytest.fixture(scope="module")

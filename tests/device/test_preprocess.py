@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from edgewise.device import preprocess
 from edgewise.device.preprocess import BadImage, load_pixels, open_image, prepare, softmax
-from edgewise.device.runner import peak_rss
+from edgewise.device.shipped.clocks import peak_rss
 
 Array = np.ndarray
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -24,9 +26,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tiny import LABELS, SIZE, make_bundle
 
+from edgewise import bundle as bundles
 from edgewise.bundle import InputSpec, verify_bundle
-from edgewise.device import runner
+from edgewise.device import RUNTIMES, runner
 from edgewise.device.preprocess import load_pixels, softmax
+from edgewise.device.shipped.clocks import peak_rss
+from edgewise.device.shipped.usage import ABOUT, OPTIONS
+from edgewise.device.shipped.words import COMMANDS, read_words
 from edgewise.device.standalone import runner_source
 
 
@@ -80,7 +86,7 @@ def test_it_is_python_36_and_needs_nothing_of_edgewise(tmp_path: Path) -> None:
 
 def test_the_parts_that_are_compiled_later_are_python_36_too(tmp_path: Path, bundle: Path) -> None:
     parts = shipped(bundle)._PARTS
-    assert set(parts) == {"edgewise.device.packed", "edgewise.device.resample"}
+    assert {"edgewise.device.packed", "edgewise.device.jpeg", "edgewise.device.shipped.camera"} < set(parts)
     for name, source in parts.items():
         path = tmp_path / f"{name}.py"
         path.write_text(source)
@@ -90,18 +96,84 @@ def test_the_parts_that_are_compiled_later_are_python_36_too(tmp_path: Path, bun
         assert not re.search(r"^\s*(from|import) edgewise", source, re.M)
 
 
-def test_a_cold_start_loads_nothing_that_it_does_not_need(bundle: Path, picture: Path) -> None:
-    """A small PNG takes neither Pillow nor OpenSSL nor argparse; a part is compiled when it is asked for."""
-    code = (
-        "import runpy, sys\n"
-        "sys.argv = sys.argv[1:]\n"
-        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as ended:\n    assert not ended.code\n"
-        "print(*sorted({'PIL.Image', '_hashlib', 'argparse', 'cv2'} & set(sys.modules)), file=sys.stderr)"
+STARTED = """
+import builtins, gc, json, os, runpy, sys
+words, parts, compiler = json.loads(sys.argv[1]), [], builtins.compile
+def watched(source, name, *rest, **more):
+    parts.extend([name.rpartition(".")[2]] if str(name).startswith("edgewise.") else [])
+    return compiler(source, name, *rest, **more)
+sys.argv, builtins.compile = words, watched
+os.environ.pop("OPENBLAS_NUM_THREADS", None)
+try:
+    runpy.run_path(words[0], run_name=os.environ["RUN_NAME"])
+except SystemExit as ended:
+    assert not ended.code, ended.code
+heavy = sorted({"PIL.Image", "_hashlib", "argparse", "cv2", "onnxruntime"} & set(sys.modules))
+threads = os.environ.get("OPENBLAS_NUM_THREADS")
+about = {"parts": parts, "heavy": heavy, "threads": threads, "gc": gc.isenabled(), "frozen": gc.get_freeze_count() > 0}
+print(json.dumps(about), file=sys.stderr)
+"""
+"""Starts a file under a name and tells which of its parts were compiled, and what it left behind."""
+
+
+def started(name: str, *words: object) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    command = [sys.executable, "-c", STARTED, json.dumps([str(word) for word in words])]
+    done = subprocess.run(
+        command, env={**os.environ, "RUN_NAME": name}, capture_output=True, text=True, check=False, timeout=120
     )
-    done = run("-c", code, bundle / "runner.py", "classify", picture)
-    assert (done.returncode, done.stderr) == (0, "\n")
-    assert lines(done.stdout)[0]["label"] == "green"
+    assert done.returncode == 0, done.stderr
+    return lines(done.stdout), json.loads(done.stderr)
+
+
+def test_a_cold_start_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    """A small PNG takes neither Pillow nor OpenSSL nor argparse; a part is compiled when it is asked for."""
+    size = 32
+    bundle = make_bundle(tmp_path, size)
+    for name, shape in (("fits.png", (size, size)), ("other.png", (40, 30)), ("p.jpg", (40, 30))):
+        Image.new("RGB", shape, (0, 200, 0)).save(tmp_path / name)
+    for name, parts, heavy in (
+        ("fits.png", ["png"], []),
+        ("other.png", ["png", "fitting", "resample"], []),
+        ("p.jpg", ["pictures", "fitting"], ["PIL.Image"]),
+    ):
+        (line,), about = started("__main__", bundle / "runner.py", "classify", tmp_path / name)
+        assert line["label"] == "green"
+        assert (about["parts"], about["heavy"]) == (parts, [*heavy, "onnxruntime"]), name
+        assert (about["threads"], about["gc"], about["frozen"]) == ("1", True, True)
+    _, about = started("__main__", bundle / "runner.py", "verify")
+    assert (about["parts"], about["heavy"]) == (["files"], [])
+
+
+def test_what_imports_the_runner_keeps_its_own_settings(bundle: Path) -> None:
+    _, about = started("imported", bundle / "runner.py")
+    assert about == {"parts": [], "heavy": [], "threads": None, "gc": True, "frozen": False}
+
+
+def test_what_readmes_import_from_the_runner_is_there(bundle: Path) -> None:
+    told = [runtime.example for runtime in RUNTIMES.values()] + [inspect.getsource(bundles)]
+    names = {
+        name for text in told for found in re.findall(r"from runner import (.+)", text) for name in found.split(", ")
+    }
+    assert {"open_image", "prepare", "unpacked"} <= names
+    assert all(callable(getattr(shipped(bundle), name)) for name in names)
+
+
+def test_every_part_can_be_asked_for(bundle: Path) -> None:
+    """Its names from other files are there: each part is compiled, and what it uses is defined."""
+    module = shipped(bundle)
+    for name in list(module._PARTS):
+        module._later(name)
+        space = module._PARTS[name]
+        ours = importlib.import_module(name)
+        used = {key for key, value in vars(ours).items() if getattr(value, "__module__", "").startswith("edgewise")}
+        assert used <= set(space), name
+
+
+def test_a_part_imports_what_another_part_holds(bundle: Path) -> None:
+    module = shipped(bundle)
+    assert module._later("edgewise.device.bmp", "from_palette") == module._later(
+        "edgewise.device.colours", "from_palette"
+    )
 
 
 def test_small_png_files_need_no_pillow_and_give_the_same_pixels(tmp_path: Path, picture: Path) -> None:
@@ -411,25 +483,25 @@ def test_wrong_usage_exits_with_two(arguments: list[str], told: str, capsys: pyt
     assert said.out == ""
 
 
-@pytest.mark.parametrize("command", ["", *runner.COMMANDS])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         runner.main([command, "--help"] if command else ["--help"])
     said = capsys.readouterr().out
-    for name, (_, options, about) in runner.COMMANDS.items():
+    for name, (_, options) in COMMANDS.items():
         if command in ("", name):
-            assert about in said
+            assert ABOUT[name] in said
         if command == name:
-            assert all(option in said and runner.OPTIONS[option] in said for option in [*options, "--bundle"])
+            assert all(option in said and OPTIONS[option] in said for option in [*options, "--bundle"])
 
 
 def test_words_are_read_in_any_order() -> None:
     line = ["classify", "a.png", "--top=2", "--threshold", "0.5", "b.png", "--threads", "4", "--", "--top", "-c.png"]
-    command, words, options = runner.read_words(line)
+    command, words, options = read_words(line, "here")
     assert (command, words) == ("classify", ["a.png", "b.png", "--top", "-c.png"])
     assert (options["--top"], options["--threshold"], options["--threads"]) == (2, 0.5, 4)
-    assert runner.read_words(["classify", "a"])[2]["--top"] == 3
-    assert runner.read_words(["probe", "--baseline", "--started", "1.5"])[2]["--baseline"] is True
+    assert read_words(["classify", "a"], "here")[2]["--top"] == 3
+    assert read_words(["probe", "--baseline", "--started", "1.5"], "here")[2]["--baseline"] is True
 
 
 # --- probe ------------------------------------------------------------------------------------------------------
@@ -463,7 +535,7 @@ def test_peak_rss_without_proc_comes_from_getrusage(monkeypatch: pytest.MonkeyPa
         raise FileNotFoundError
 
     monkeypatch.setattr("builtins.open", absent)
-    assert runner.peak_rss() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert peak_rss() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 # --- Without Pillow, and arrays ---------------------------------------------------------------------------------

@@ -67,6 +67,33 @@ def test_every_file_decides_as_it_does_here(shelf: Shelf, pillow: bool) -> None:
             assert same >= len(there) * (1.0 if name == "fp32" else 0.99), (environment["name"], name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("bench", "--runs", "3"), '"clock": "model"'),
+        (("verify",), '"unchanged": true'),
+        (("probe", "--runs", "2"), '"peak_rss_bytes"'),
+        (("tensorrt", "NEW"), '"type": "float32"'),
+        (("camera", "--help"), "usage: runner.py camera [SOURCE]"),
+    ],
+)
+def test_every_command_is_of_the_old_python(shelf: Shelf, words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    """A command's part of the file is compiled by the Python that is there."""
+    for environment in environments():
+        new = str(tmp_path / f"{environment['name']}.onnx")
+        given = [new if word == "NEW" else word for word in words]
+        done = subprocess.run(
+            [environment["python"], shelf.folder / "fp32/runner.py", *given],
+            env={"PYTHONPATH": environment["site"], "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (environment["name"], done.stderr)
+        assert told in done.stdout, environment["name"]
+
+
 def test_the_oldest_promised_runtime_is_tried_where_there_is_an_old_python() -> None:
     sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
     try:

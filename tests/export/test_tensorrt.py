@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.bundle import InputSpec, Manifest, readme, verify_bundle, write_bundle
-from edgewise.device.onnxfile import BadModel, with_float_input
+from edgewise.device.float_input import with_float_input
+from edgewise.device.onnxfile import BadModel
 from edgewise.device.standalone import runner_source
 from edgewise.errors import ExportError
 from edgewise.export import FORMATS, ExportSpec

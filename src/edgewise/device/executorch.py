@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from edgewise.device.base import Pixels, Scores, Session
+from edgewise.device.package import installed, not_importable, refused
 from edgewise.device.seal import Sealed, open_sealed
-from edgewise.errors import UnavailableError, UntrustedError
 
 
 class ExecuTorchSession:
@@ -32,20 +32,14 @@ class ExecuTorchSession:
                 self._torch: Any = importlib.import_module("torch")
                 self._library: Any = importlib.import_module("executorch.extension.pybindings.portable_lib")
         except ImportError as problem:
-            raise UnavailableError(
-                "executorch cannot be imported", code="E85", why=str(problem), fix=ExecuTorchRuntime.install
-            ) from problem
+            raise not_importable("executorch", "E85", problem, ExecuTorchRuntime.install) from problem
         try:
             self._module: Any = self._library._load_for_executorch_from_buffer(sealed.content)
             self._module.method_meta("forward")
         except RuntimeError as problem:
-            raise UntrustedError(
-                "ExecuTorch refuses this model file",
-                code="U04",
-                where={"file": sealed.path},
-                why=str(problem).splitlines()[0],
-                fix="export the model again; it may need a newer executorch",
-            ) from problem
+            why = str(problem).splitlines()[0]
+            fix = "export the model again; it may need a newer executorch"
+            raise refused("ExecuTorch", sealed.path, why, fix) from problem
         self._sealed = sealed
         self._threads = threads
 
@@ -95,7 +89,4 @@ logits = module.forward((torch.from_numpy(image),))[0].numpy()
 
     def version(self) -> str | None:
         """The installed executorch, found without importing it."""
-        try:
-            return importlib.metadata.version("executorch")
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return installed("executorch")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from edgewise.device.base import Pixels, Scores, Session
+from edgewise.device.package import installed, not_importable, refused
 from edgewise.device.seal import Sealed, open_sealed
-from edgewise.errors import UnavailableError, UntrustedError
 
 
 class LiteRtSession:
@@ -20,20 +20,14 @@ class LiteRtSession:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as problem:
-            raise UnavailableError(
-                "ai-edge-litert cannot be imported", code="E85", why=str(problem), fix=LiteRtRuntime.install
-            ) from problem
+            raise not_importable("ai-edge-litert", "E85", problem, LiteRtRuntime.install) from problem
         try:
             self._interpreter: Any = Interpreter(model_content=sealed.content, num_threads=threads)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as problem:
-            raise UntrustedError(
-                "LiteRT refuses this model file",
-                code="U04",
-                where={"file": sealed.path},
-                why=str(problem).splitlines()[0],
-                fix="export the model again; it may need a newer ai-edge-litert",
-            ) from problem
+            why = str(problem).splitlines()[0]
+            fix = "export the model again; it may need a newer ai-edge-litert"
+            raise refused("LiteRT", sealed.path, why, fix) from problem
         self._input: int = self._interpreter.get_input_details()[0]["index"]
         self._output: int = self._interpreter.get_output_details()[0]["index"]
         self._sealed = sealed
@@ -81,7 +75,4 @@ logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 
     def version(self) -> str | None:
         """The installed ai-edge-litert, found without importing it."""
-        try:
-            return importlib.metadata.version("ai-edge-litert")
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return installed("ai-edge-litert")

@@ -6,19 +6,19 @@ ncnn trusts its files: its reader takes sizes as they are written. Nothing reach
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgewise.device.base import Pixels, Scores, Session
+from edgewise.device.package import installed, not_importable, refused
 from edgewise.device.seal import Sealed, open_sealed, sidecar
-from edgewise.errors import UnavailableError, UntrustedError
 
 WEIGHTS = ".bin"
 INPUT, OUTPUT = "in0", "out0"
 _MAGIC = "7767517"
+AGAIN = "export the model again"
 
 
 class NcnnSession:
@@ -28,9 +28,7 @@ class NcnnSession:
         try:
             import ncnn
         except ImportError as problem:
-            raise UnavailableError(
-                "ncnn cannot be imported", code="E85", why=str(problem), fix=NcnnRuntime.install
-            ) from problem
+            raise not_importable("ncnn", "E85", problem, NcnnRuntime.install) from problem
         structure = _structure(sealed)
         half = sealed.facts["precision"] == "fp16"
         self._net: Any = ncnn.Net()
@@ -47,7 +45,7 @@ class NcnnSession:
             setattr(self._net.opt, name, value)
         self._net.opt.num_threads = threads
         if self._net.load_param_mem(structure) != 0 or self._net.load_model(str(sidecar(sealed.path, WEIGHTS))) != 0:
-            raise _refused(sealed.path, "ncnn cannot read it; it may need a newer ncnn")
+            raise refused("ncnn", sealed.path, "ncnn cannot read it; it may need a newer ncnn", AGAIN)
         self._ncnn: Any = ncnn
         self._sealed = sealed
         self._threads = threads
@@ -68,7 +66,7 @@ class NcnnSession:
             extractor.input(INPUT, self._ncnn.Mat.from_pixels(image, pixels, width, height))
             failed, answer = extractor.extract(OUTPUT)
             if failed or answer.w * answer.h * answer.c != self._sealed.classes:
-                raise _refused(self._sealed.path, f"it gives {answer.w * answer.h * answer.c} values")
+                raise refused("ncnn", self._sealed.path, f"it gives {answer.w * answer.h * answer.c} values", AGAIN)
             scores[row] = np.array(answer).reshape(-1)
         return scores
 
@@ -105,10 +103,7 @@ logits = np.array(extractor.extract("out0")[1])[None]
 
     def version(self) -> str | None:
         """The installed ncnn, found without importing it."""
-        try:
-            return importlib.metadata.version("ncnn")
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return installed("ncnn")
 
 
 def _structure(sealed: Sealed) -> str:
@@ -130,11 +125,5 @@ def _structure(sealed: Sealed) -> str:
         if lines[0] != _MAGIC or layers != len(lines) - 2 or blobs != len(made) or not {INPUT, OUTPUT} <= made:
             raise ValueError("its counts of layers and blobs do not fit")
     except (ValueError, IndexError) as problem:
-        raise _refused(sealed.path, str(problem)) from problem
+        raise refused("ncnn", sealed.path, str(problem), AGAIN) from problem
     return "\n".join(lines) + "\n"
-
-
-def _refused(path: Path, why: str) -> UntrustedError:
-    return UntrustedError(
-        "ncnn refuses this model file", code="U04", where={"file": path}, why=why, fix="export the model again"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgewise.device.base import Pixels, Scores, Session
-from edgewise.errors import UnavailableError, UntrustedError
+from edgewise.device.package import installed, not_importable, refused
 
 PRECISION = "f32"
 """What float layers compute in. On CPUs with AMX or AVX-512 BF16 the plugin's own choice is bf16, which changes
@@ -31,9 +30,7 @@ def import_openvino() -> Any:
     try:
         import openvino
     except (ImportError, OSError) as problem:
-        raise UnavailableError(
-            "openvino cannot be imported", code="E80", why=str(problem), fix=OpenVinoRuntime.install
-        ) from problem
+        raise not_importable("openvino", "E80", problem, OpenVinoRuntime.install) from problem
     return openvino
 
 
@@ -57,13 +54,9 @@ class OpenVinoSession:
             self._shape = [shape[axis].get_length() for axis in range(1, len(shape))]
             self._request(alone=True)
         except (OSError, RuntimeError) as problem:
-            raise UntrustedError(
-                "openvino refuses this model file",
-                code="U04",
-                where={"file": path},
-                why=str(problem).strip().splitlines()[-1],
-                fix="export the model again; `edgewise verify BUNDLE` tells whether the file was changed",
-            ) from problem
+            why = str(problem).strip().splitlines()[-1]
+            fix = "export the model again; `edgewise verify BUNDLE` tells whether the file was changed"
+            raise refused("openvino", path, why, fix) from problem
 
     def scores(self, batch: Pixels) -> Scores:
         """Logits (N, classes) of uint8 pixels (N, height, width, channels)."""
@@ -126,7 +119,4 @@ logits = compiled(image)[0]
 
     def version(self) -> str | None:
         """The installed openvino, found without importing it."""
-        try:
-            return importlib.metadata.version("openvino")
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return installed("openvino")

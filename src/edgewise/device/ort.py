@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from edgewise.device.base import Pixels, Scores, Session
 from edgewise.device.onnxfile import BadModel, check_model, read_model
-from edgewise.errors import UnavailableError, UntrustedError
+from edgewise.device.package import installed, not_importable, refused
+from edgewise.errors import UntrustedError
 
 
 class OrtSession:
@@ -24,9 +24,7 @@ class OrtSession:
         try:
             import onnxruntime as ort
         except ImportError as problem:
-            raise UnavailableError(
-                "onnxruntime cannot be imported", code="E10", why=str(problem), fix=OrtRuntime.install
-            ) from problem
+            raise not_importable("onnxruntime", "E10", problem, OrtRuntime.install) from problem
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -35,13 +33,9 @@ class OrtSession:
         try:
             self._session: Any = ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
         except Exception as problem:  # the runtime's errors share no other base class
-            raise UntrustedError(
-                "onnxruntime refuses this model file",
-                code="U04",
-                where={"file": path},
-                why=str(problem).splitlines()[0],
-                fix="export the model again; `edgewise verify BUNDLE` tells whether the file was changed",
-            ) from problem
+            why = str(problem).splitlines()[0]
+            fix = "export the model again; `edgewise verify BUNDLE` tells whether the file was changed"
+            raise refused("onnxruntime", path, why, fix) from problem
         self._input: str = self._session.get_inputs()[0].name
         self._threads = threads
         self._version: str = ort.__version__
@@ -104,7 +98,4 @@ logits = session.run(None, {session.get_inputs()[0].name: image})[0]
 
     def version(self) -> str | None:
         """The installed onnxruntime, found without importing it."""
-        try:
-            return importlib.metadata.version("onnxruntime")
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return installed("onnxruntime")

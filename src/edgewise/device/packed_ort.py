@@ -18,9 +18,9 @@ class PackedRuntime:
     install = "pip install onnxruntime"
     example = """
 import onnxruntime
-from runner import unpack
+from runner import unpacked
 
-model = unpack(open("model.packed", "rb").read())
+model = unpacked(open("model.packed", "rb").read(), "model.packed")
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 logits = session.run(None, {session.get_inputs()[0].name: image})[0]
 """

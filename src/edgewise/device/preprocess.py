@@ -44,7 +44,6 @@ __all__ = [
     "MAX_PIXELS",
     "RESAMPLE",
     "BadImage",
-    "fit_image",
     "load_pixels",
     "open_image",
     "open_small",
@@ -77,7 +76,7 @@ def open_small(path: str) -> Any:
     """
     if "PIL.Image" in sys.modules or not os.path.isfile(path) or os.path.getsize(path) > 8 * SMALL_PIXELS:
         return None
-    data = _content(path)
+    data = content_of(path)
     if not data.startswith(PNG_START) or len(data) < 24 or any(name in data for name in (b"iTXt", b"tEXt", b"zTXt")):
         return None
     width, height = struct.unpack(">II", data[16:24])
@@ -102,37 +101,13 @@ def open_image(source: Any) -> Any:
     Raises:
         BadImage: not a file, empty, too large, a format that is not in ``FORMATS``, truncated or damaged.
     """
-    try:
-        if isinstance(source, (str, os.PathLike)):
-            if not os.path.isfile(source):
-                raise BadImage("not a regular file")
-            if os.path.getsize(source) == 0:
-                raise BadImage("0 bytes")
-        known = pillow()
-        if known is None:
-            return decode(_content(source))
-        library, operations = known
-        with library.open(source, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise BadImage("{} x {} pixels, more than the {} allowed".format(width, height, MAX_PIXELS))
-            image.load()
-            upright = operations.exif_transpose(image)
-            if image.format == "PNG" and upright.mode == "I":  # how older Pillow opens 16-bit gray
-                upright = _gray(np.asarray(upright) / 256.0)
-            return upright
-    except BadImage:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError, TypeError, KeyError) as problem:
-        # Pillow's parsers raise any of these on damaged files.
-        raise BadImage(str(problem) or type(problem).__name__) from None
-    except Exception as problem:
-        if type(problem).__name__ != "DecompressionBombError":  # Pillow's own, which is no kind of the above
-            raise
-        raise BadImage(str(problem)) from None
+    from edgewise.device.pictures import opened
+
+    return opened(source)
 
 
-def _content(source: Any) -> bytes:
+def content_of(source: Any) -> bytes:
+    """All bytes of a path or a binary file object."""
     if not isinstance(source, (str, os.PathLike)):
         return bytes(source.read())
     with open(source, "rb") as stream:
@@ -141,92 +116,14 @@ def _content(source: Any) -> bytes:
 
 def to_mode(image: "Image.Image", channels: int) -> "Image.Image":
     """Convert a decoded image to 8-bit RGB (channels=3) or gray (channels=1)."""
-    if image.mode.startswith("I;16"):
-        image = _gray(np.asarray(image).astype(np.uint16) / 256.0)
-    elif image.mode == "I":  # 32-bit integers say nothing of their range: 16 bits, unless all fit into 8
-        values = np.asarray(image)
-        image = _gray(values / 256.0 if values.max(initial=0) > 255 else values)
-    elif image.mode == "F":  # 0..1 when nothing is larger, else 0..255; what is not a number is black
-        values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=np.inf, neginf=-np.inf)
-        image = _gray(values * 255.0 if values.max(initial=0.0) <= 1.0 else values)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        library = pillow()[0]
-        white = library.new("RGBA", image.size, (255, 255, 255, 255))
-        image = library.alpha_composite(white, image)
-    if image.mode not in ("RGB", "L"):
-        image = image.convert("RGB")
-    return image.convert("RGB" if channels == 3 else "L")
+    from edgewise.device.pictures import converted
+
+    return converted(image, channels)
 
 
-def fit_image(image: Any, height: int, width: int, fit: str = "squash", interpolation: str = "bilinear") -> Any:
-    """Scale an RGB or gray image to height x width as ``fit`` says; see the top of this file.
-
-    Args:
-        image: a ``PIL.Image`` of mode RGB or L, or a uint8 array, (height, width) or (height, width, 3).
-
-    Returns:
-        uint8 (height, width) or (height, width, 3).
-    """
-    if fit not in FITS:
-        raise ValueError("fit is one of {}, not {!r}".format(", ".join(FITS), fit))
-    have_width, have_height = _size(image)
-    whole = (0.0, 0.0, float(have_width), float(have_height))
-    if (have_height, have_width) == (height, width):
-        return np.asarray(image)
-    if fit == "squash":
-        return np.asarray(_scale(image, height, width, interpolation, whole))
-    if fit == "crop":
-        left = max(0.0, (have_width - have_height * width / height) / 2)
-        top = max(0.0, (have_height - have_width * height / width) / 2)
-        box = (left, top, have_width - left, have_height - top)
-        return np.asarray(_scale(image, height, width, interpolation, box))
-    scale = min(width / have_width, height / have_height)
-    new_width = max(1, round(have_width * scale))
-    new_height = max(1, round(have_height * scale))
-    inner = np.asarray(_scale(image, new_height, new_width, interpolation, whole))
-    left, top = (width - new_width) // 2, (height - new_height) // 2
-    padded = np.zeros((height, width, *inner.shape[2:]), np.uint8)
-    padded[top : top + new_height, left : left + new_width] = inner
-    return padded
-
-
-def _size(image: Any) -> Tuple[int, int]:
+def size_of(image: Any) -> Tuple[int, int]:
     """(width, height) of an image or an array."""
     return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
-
-
-def _scale(image: Any, height: int, width: int, interpolation: str, box: Tuple[float, float, float, float]) -> Any:
-    """Scale the part of an image in `box` (left, top, right, bottom), the width first.
-
-    Pillow from version 13 on takes the height first where that is faster, which rounds to other pixels; asking for one
-    direction at a time gives every version the same ones. Only tall slivers are scaled in height first, because the
-    other way round they would blow up.
-    """
-    if interpolation == "nearest":
-        return _resize(image, height, width, interpolation, box)
-    left, top, right, bottom = box
-    columns, rows = _size(image)
-    if width * rows > MAX_PIXELS:
-        image = _resize(image, height, columns, interpolation, (0, top, columns, bottom))
-        return _resize(image, height, width, interpolation, (left, 0, right, height))
-    if isinstance(image, np.ndarray):
-        return _resize(image, height, width, interpolation, box)
-    image = _resize(image, rows, width, interpolation, (left, 0, right, rows))
-    return _resize(image, height, width, interpolation, (0, top, width, bottom))
-
-
-def _resize(image: Any, height: int, width: int, interpolation: str, box: Tuple[float, float, float, float]) -> Any:
-    if isinstance(image, np.ndarray):
-        from edgewise.device.resample import resample
-
-        return resample(image, height, width, interpolation, box)
-    return image.resize((width, height), RESAMPLE[interpolation], box=box)
-
-
-def _gray(values: Any) -> Any:
-    """An 8-bit gray image of an array; fractions are cut off, values outside 0..255 limited to it."""
-    return pillow()[0].fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def prepare(
@@ -248,7 +145,13 @@ def prepare(
             image = known[0].fromarray(image)
     else:
         image = to_mode(image, channels)
-    return fit_image(image, height, width, fit, interpolation).reshape(height, width, channels)
+    if fit not in FITS:
+        raise ValueError("fit is one of {}, not {!r}".format(", ".join(FITS), fit))
+    if size_of(image) != (width, height):
+        from edgewise.device.fitting import fit_image
+
+        image = fit_image(image, height, width, fit, interpolation)
+    return np.asarray(image).reshape(height, width, channels)
 
 
 def _to_channels(pixels: Any, channels: int) -> Any:

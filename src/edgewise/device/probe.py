@@ -19,7 +19,7 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 
 from edgewise.device import RUNTIMES  # noqa: E402
-from edgewise.device.runner import peak_rss  # noqa: E402
+from edgewise.device.shipped.clocks import peak_rss  # noqa: E402
 from edgewise.errors import EdgewiseError  # noqa: E402
 
 
