@@ -7,7 +7,8 @@ same structure from fresh weights, trained with the labels alone for as many epo
 
 Whatever is done is kept in DIR, with a results.json, and a run that was broken off goes on where it was; a model is
 made again when its recipe was changed. Several runs may work on different rows of one DIR. ``--show`` prints what is
-there. Parts: base, small, tiny, prune, bundle, lowbit, or a single row of one; default: all.
+there. Parts: base, small, tiny, prune, latency, bundle, lowbit, or a single row of one; default: all. The row of
+latency times nets while it prunes them: on a machine that does nothing else.
 
 One thread. Dense nets are trained in bf16 where the CPU multiplies it in hardware (AMX), all else in fp32: settled here
 instead of timed (``train.amp: auto``), so that a busy machine does not train otherwise than an idle one.
@@ -21,6 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from edgewise.data.augment import Augment
 from edgewise.export import FORMATS, ExportSpec
 from edgewise.export.deliver import deliver
 from edgewise.export.desk import Order
+from edgewise.export.speed import speeds
 from edgewise.measure.accuracy import difference
 from edgewise.measure.intervals import wilson
 from edgewise.models import Model, create_model, open_model, rebuild, save_model
@@ -59,7 +62,8 @@ KILOBYTE = 1000
 @dataclass(frozen=True)
 class Row:
     """What is asked of a model: its part; what hand-written code reached; the least test accuracy in %, or the most
-    points below its base; bounds on what it may weigh; whether it needs a control; whose variant it is."""
+    points below its base; bounds on what it may weigh; whether it needs a control; whose variant it is; how many times
+    as fast as its base it must be, as fp32 ONNX files in onnxruntime on one thread."""
 
     part: str
     reference: str
@@ -69,6 +73,7 @@ class Row:
     bundle_bytes: int | None = None
     control: bool = True
     base: str = BASE
+    faster: float | None = None
 
 
 ROWS = {
@@ -77,6 +82,7 @@ ROWS = {
     "tiny": Row("tiny", "85.18 (6,274)", least=89.0, params=6_274, control=False),
     "prune50": Row("prune", "86.29, -2.1", drop=0.5),
     "prune70": Row("prune", "84.51, -3.9", drop=1.5),
+    "fast": Row("latency", "87.78, -0.6, at 1.1 times the speed", drop=0.5, faster=1.6),
     "bundle": Row("bundle", "84.89 (25 kB)", least=90.0, bundle_bytes=25 * KILOBYTE, control=False),
     "small8": Row("bundle", "84.89 (25 kB)", least=90.0, bundle_bytes=25 * KILOBYTE, control=False, base="small"),
     "bits4": Row("lowbit", "87.87, -0.5", drop=0.3, control=False),
@@ -152,7 +158,9 @@ class Bench:
             behind = self.results[f"{made}-{self.seed}"]["epochs"]
             return self._train(rebuild(self.have(made), seed=self.seed), epochs=behind)
         base = self.have(_base_of(name))
-        context = Context(self.dataset, self._train, self._tune, base, self.seed, augmented=True, mixed=True)
+        context = Context(
+            self.dataset, self._train, self._tune, base, self.seed, augmented=True, mixed=True, speeds=self._speeds
+        )
         plan, before = self._rest(name)
         model = apply_plan(self.have(before) if before else base, plan, context)
         inherited = self.results[f"{before or _base_of(name)}-{self.seed}"]
@@ -195,6 +203,8 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             found = self._bundled(model, name, Path(folder)) if packed else self._plain(model, Path(folder))
         np.save(self.room / f"{name}-{self.seed}.npy", found.pop("answers").astype(np.uint8))
+        if row is not None and row.faster is not None:
+            found["faster"] = 1 / self._speeds([self.have(row.base), model])[1]
         return found | {
             "params": counted.params_total,
             "macs": counted.macs,
@@ -204,6 +214,9 @@ class Bench:
             "amp": self.amp,
             "seconds": round(seconds),
         }
+
+    def _speeds(self, models: Sequence[Model]) -> list[float]:
+        return speeds(models, self.dataset.val.images, seed=self.seed, say=print)
 
     def _plain(self, model: Model, room: Path) -> dict[str, Any]:
         path = room / "model.onnx"
@@ -325,6 +338,9 @@ def _judged(
         if bound is not None:
             asked.append(f"{key} <= {bound:,}")
             met &= record[key] <= bound
+    if row.faster is not None:
+        asked.append(f"{row.faster} times as fast (here {record['faster']:.2f})")
+        met &= record["faster"] >= row.faster
     return ", ".join(asked), "reached" if met else "NOT REACHED"
 
 
