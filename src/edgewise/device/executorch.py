@@ -19,11 +19,29 @@ from edgewise.device.package import installed, not_importable, refused
 from edgewise.device.seal import Sealed, open_sealed
 
 
-class ExecuTorchSession:
-    """One .pte file; it was written for one image at a time, so a batch goes through it image by image.
+class _Pool:
+    """ExecuTorch's one pool of threads for the whole process.
 
-    ExecuTorch has one pool of threads for the whole process; it is set anew where another session changed it.
+    A loaded file keeps the pool of its time and crashes the process when it runs after another was made, so sessions
+    ask for the number of the pool and open their file again when it has changed.
     """
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def of(self, threads: int, library: Any) -> int:
+        """The number of a pool of so many threads: the present one, or one that is made now."""
+        if library._threadpool_get_thread_count() != threads:
+            library._unsafe_reset_threadpool(threads)
+            self._number += 1
+        return self._number
+
+
+_POOL = _Pool()
+
+
+class ExecuTorchSession:
+    """One .pte file; it was written for one image at a time, so a batch goes through it image by image."""
 
     def __init__(self, sealed: Sealed, threads: int) -> None:
         try:
@@ -33,15 +51,19 @@ class ExecuTorchSession:
                 self._library: Any = importlib.import_module("executorch.extension.pybindings.portable_lib")
         except ImportError as problem:
             raise not_importable("executorch", "E85", problem, ExecuTorchRuntime.install) from problem
+        self._sealed = sealed
+        self._threads = threads
+        self._open()
+
+    def _open(self) -> None:
+        self._pool = _POOL.of(self._threads, self._library)
         try:
-            self._module: Any = self._library._load_for_executorch_from_buffer(sealed.content)
+            self._module: Any = self._library._load_for_executorch_from_buffer(self._sealed.content)
             self._module.method_meta("forward")
         except RuntimeError as problem:
             why = str(problem).splitlines()[0]
             fix = "export the model again; it may need a newer executorch"
-            raise refused("ExecuTorch", sealed.path, why, fix) from problem
-        self._sealed = sealed
-        self._threads = threads
+            raise refused("ExecuTorch", self._sealed.path, why, fix) from problem
 
     def scores(self, batch: Pixels) -> Scores:
         """Logits (N, classes) of uint8 pixels (N, height, width, channels).
@@ -50,8 +72,8 @@ class ExecuTorchSession:
             ValueError: the pixels are not as the model wants them.
         """
         self._sealed.check(batch)
-        if self._library._threadpool_get_thread_count() != self._threads:
-            self._library._unsafe_reset_threadpool(self._threads)
+        if _POOL.of(self._threads, self._library) != self._pool:
+            self._open()
         scores = np.empty((len(batch), self._sealed.classes), np.float32)
         for row in range(len(batch)):
             image = self._torch.from_numpy(batch[row : row + 1].copy())  # torch wants memory that may be written
