@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from edgewise.data import load_data
     from edgewise.data.explore import explore
     from edgewise.handout import Wanted, export_run
+    from edgewise.jobs import Opening
     from edgewise.models import create_model, list_models, open_model, profile, save_model
     from edgewise.models.cost import cost
     from edgewise.models.weights import load_weights
-    from edgewise.pipeline import Opening, run, train_model
+    from edgewise.pipeline import run, train_model
     from edgewise.recipe import Recipe, load_recipe
     from edgewise.report import comparison
     from edgewise.results import read_result
@@ -34,7 +35,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _HOME = {
     "InputSpec": "edgewise.bundle",
-    "Opening": "edgewise.pipeline",
+    "Opening": "edgewise.jobs",
     "Recipe": "edgewise.recipe",
     "Wanted": "edgewise.handout",
     "comparison": "edgewise.report",

@@ -20,12 +20,14 @@ from edgewise.export.desk import Order
 from edgewise.export.status import Tried, pick, time_all, try_all
 from edgewise.export.web import write_web
 from edgewise.export.web.runtime import runtime_files
+from edgewise.jobs import Built, open_finished
 from edgewise.measure import machine
 from edgewise.models import open_model
-from edgewise.pipeline import BASE, Built, lineage, open_finished
 from edgewise.progress import Progress, Silent
+from edgewise.proving import lineage
 from edgewise.recipe import ExportOptions, Recipe, every
 from edgewise.results import ExportResult, read_result, to_json
+from edgewise.variants import BASE
 
 AUTO = "auto"
 WEB = "web"

@@ -11,7 +11,7 @@ import typer
 from edgewise.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgewise.pipeline import Opening
+    from edgewise.jobs import Opening
     from edgewise.recipe import Recipe
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on standard output.")]
@@ -71,7 +71,7 @@ def read_recipe(path: Path | None, flags: dict[str, Any], settings: list[str] | 
 
 def opening_of(force: bool, resume: Path | None, accept_changes: bool) -> Opening:
     """How the run folder is opened; --force and --resume exclude each other."""
-    from edgewise.pipeline import Opening
+    from edgewise.jobs import Opening
 
     if resume and force:
         raise ConfigError("--force replaces a run and --resume goes on with it", code="C03", fix="use one of them")
