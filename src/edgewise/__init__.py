@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgewise.bundle import InputSpec, read_manifest, verify_bundle
     from edgewise.data import load_data
     from edgewise.data.explore import explore
+    from edgewise.further import compress_run
     from edgewise.handout import Wanted, export_run
     from edgewise.jobs import Opening
     from edgewise.models import create_model, list_models, open_model, profile, save_model
@@ -39,6 +40,7 @@ _HOME = {
     "Recipe": "edgewise.recipe",
     "Wanted": "edgewise.handout",
     "comparison": "edgewise.report",
+    "compress_run": "edgewise.further",
     "cost": "edgewise.models.cost",
     "create_model": "edgewise.models",
     "explore": "edgewise.data.explore",
@@ -63,6 +65,7 @@ __all__ = [
     "Recipe",
     "Wanted",
     "comparison",
+    "compress_run",
     "cost",
     "create_model",
     "explore",

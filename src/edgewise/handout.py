@@ -27,6 +27,7 @@ from edgewise.progress import Progress, Silent
 from edgewise.proving import lineage
 from edgewise.recipe import ExportOptions, Recipe, every
 from edgewise.results import ExportResult, read_result, to_json
+from edgewise.source import plan_of
 from edgewise.variants import BASE
 
 AUTO = "auto"
@@ -132,10 +133,10 @@ def _order(
     folder: runs.Run, name: str, recipe: Recipe, dataset: Dataset, options: ExportOptions, staging: Path
 ) -> Order:
     model = open_model(folder.model_dir / name)
-    plans = {str(one.name): one.plan for one in recipe.variants or ()}
-    built = Built(name, "base" if name == BASE else "variant", plans.get(name, ""), model)
+    built = Built(name, "base" if name == BASE else "variant", plan_of(recipe, name), model)
     work = staging / "work"
-    return Order(name, model, options.precisions, work / "bundles", work / name, lineage(built, recipe, dataset))
+    told = lineage(built, recipe, dataset, runs.read_run(folder.path).get("source"))
+    return Order(name, model, options.precisions, work / "bundles", work / name, told)
 
 
 def _decide(tried: Tried, *, auto: bool) -> Tried:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,13 @@ from typing import Any, Literal
 from edgewise import runs
 from edgewise.bundle import CENTER, InputSpec
 from edgewise.data import Dataset, defaults, load_data
-from edgewise.errors import ConfigError, nearest
+from edgewise.errors import ConfigError
 from edgewise.models import Model, create_model, default_input
 from edgewise.models.weights import Transfer, load_weights
 from edgewise.progress import Progress, Silent
 from edgewise.recipe import Recipe, differences, dump_recipe, load_recipe
 from edgewise.results import Candidate, Failure
+from edgewise.source import check_kind
 from edgewise.train import World
 from edgewise.train.state import HARMLESS
 from edgewise.train.trackers import Mirror, check_trackers, mirrored
@@ -49,9 +50,28 @@ class Built:
     model: Model
 
 
+@dataclass(frozen=True)
+class Given:
+    """A base model that is not trained in the run: another one did, and `facts` tell which.
+
+    splits: where each image stood in that run. history: the records of its training. explained: where it is explained,
+    None where it is not. kept: whether all of it stands in the folder of this run already.
+    """
+
+    model: Model
+    facts: dict[str, Any]
+    splits: Path
+    history: tuple[dict[str, Any], ...]
+    explained: Path | None = None
+    kept: bool = False
+
+
 @dataclass
 class Job:
-    """What the stages of one run share, and what they leave behind."""
+    """What the stages of one run share, and what they leave behind.
+
+    `source` tells where the base comes from when it was not trained here; see `edgewise.source`.
+    """
 
     recipe: Recipe
     run: runs.Run
@@ -68,6 +88,13 @@ class Job:
     threads: dict[str, int] = field(default_factory=dict)
     precisions: dict[str, str] = field(default_factory=dict)
     trainings: Counter[str] = field(default_factory=Counter)
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def record(self, name: str, record: Mapping[str, Any]) -> None:
+        """Note an epoch of the training of a model."""
+        self.history.append({"variant": name, **record})
+        self.mirror.record(name, record)
+        self.run.log_metrics(self.history[-1])
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -94,23 +121,30 @@ class Opening:
 
 
 @contextlib.contextmanager
-def open_job(recipe: Recipe, out: Path, opening: Opening, progress: Progress | None, world: World) -> Iterator[Job]:
+def open_job(
+    recipe: Recipe,
+    out: Path,
+    opening: Opening,
+    progress: Progress | None,
+    world: World,
+    given: Given | None = None,
+) -> Iterator[Job]:
     """Check the names, make or open the run folder, read the data."""
-    spec = resolve_input(recipe)
-    load_start(recipe, create_model(recipe.model, labels=("a", "b"), input=spec))
+    spec = given.model.input if given else _checked_input(recipe)
     progress = progress if progress and world.main else Silent()
     with contextlib.ExitStack() as stack:
         with world.first():  # so that images are decoded once, and all others find them in the cache
             if world.main:
                 check_trackers(recipe.train.trackers)
             if opening.resume:
-                check_resumable(recipe, out)
-            folder = stack.enter_context(_folder(recipe, out, opening, world))
+                check_resumable(recipe, out, compresses=given is not None)
+            facts = {"source": given.facts} if given else {}
+            folder = stack.enter_context(_folder(recipe, out, opening, world, facts))
             if folder.writes:  # before the images are read, so that a run that is killed meanwhile can be resumed
                 runs.write_text(out / "recipe.yaml", dump_recipe(recipe))
             started = time.perf_counter()
             splits = out / "splits.csv"
-            saved = splits if opening.resume and splits.exists() else None
+            saved = splits if opening.resume and splits.exists() else given.splits if given else None
             dataset = load_images(recipe, spec, progress, saved, opening.accept_changes)
         if folder.writes:
             dataset.write_splits(splits)
@@ -118,22 +152,25 @@ def open_job(recipe: Recipe, out: Path, opening: Opening, progress: Progress | N
                 dataset.write_bad_files(out / "bad_files.csv")
         names = recipe.train.trackers if folder.writes else ()
         mirror = stack.enter_context(mirrored(names, out, recipe.name, recipe.model_dump(mode="json"), progress.say))
-        warnings = list(dataset.summary["warnings"])
-        job = Job(recipe, folder, dataset, progress, world, mirror, opening.accept_changes, warnings=warnings)
+        job = Job(recipe, folder, dataset, progress, world, mirror, opening.accept_changes)
+        job.source = given.facts if given else {}
+        job.warnings += dataset.summary["warnings"]
         job.seconds["data"] = round(time.perf_counter() - started, 2)
         for warning in job.warnings:
             progress.say(f"warning: {warning}")
         yield job
 
 
-def check_resumable(recipe: Recipe, out: Path) -> None:
+def check_resumable(recipe: Recipe, out: Path, *, compresses: bool = False) -> None:
     """Compare a recipe with that of the run in `out`.
 
     Raises:
         ConfigError: C27 the run is complete and nothing new is asked of it, C23 something was changed that its
-            checkpoints depend on, C25 there is no run.
+            checkpoints depend on, C25 there is no run, C73 it compresses a model of another run and `compresses` is
+            not set, or the reverse.
     """
     facts = runs.read_run(out)
+    check_kind(facts, out, compresses=compresses)
     known = load_recipe(out / "recipe.yaml")
     changed = differences(known, recipe)
     if facts["status"] == "complete" and not changed:
@@ -156,15 +193,23 @@ def check_resumable(recipe: Recipe, out: Path) -> None:
         )
 
 
+def _checked_input(recipe: Recipe) -> InputSpec:
+    spec = resolve_input(recipe)
+    load_start(recipe, create_model(recipe.model, labels=("a", "b"), input=spec))
+    return spec
+
+
 @contextlib.contextmanager
-def _folder(recipe: Recipe, out: Path, opening: Opening, world: World) -> Iterator[runs.Run]:
+def _folder(
+    recipe: Recipe, out: Path, opening: Opening, world: World, facts: Mapping[str, object]
+) -> Iterator[runs.Run]:
     if not world.main:
         yield runs.Run(out, resumed=opening.resume, writes=False)
     elif opening.resume:
         with runs.open_run(out, argv=opening.argv) as folder:
             yield folder
     else:
-        with runs.create_run(out, force=opening.force, argv=opening.argv, seed=recipe.seed) as folder:
+        with runs.create_run(out, force=opening.force, argv=opening.argv, seed=recipe.seed, facts=facts) as folder:
             yield folder
 
 
@@ -187,26 +232,7 @@ def open_finished(out: Path, names: Sequence[str], progress: Progress) -> tuple[
         ConfigError: no run (C25), one that did not finish (C81), or one without such a model (C80).
         DataError: the images are not there, or not those the run was made with (D32).
     """
-    folder = runs.Run(out)
-    status = runs.read_run(out)["status"]
-    if status != "complete":
-        raise ConfigError(
-            "this run did not finish",
-            code="C81",
-            where={"folder": out},
-            why=f"its status is {status}",
-            fix=f"go on with it first: edgewise run --resume {out}",
-        )
-    known = sorted(path.name for path in folder.model_dir.iterdir() if path.is_dir())
-    for name in names:
-        if name not in known:
-            raise ConfigError(
-                f'the run has no model "{name}"',
-                code="C80",
-                where={"folder": folder.model_dir},
-                why=nearest(name, known),
-                fix="name a model of the run, not a file of it: prune50, not prune50-int8",
-            )
+    folder = runs.finished(out, names)
     recipe = load_recipe(out / "recipe.yaml", {"data.download": False})
     return recipe, load_images(recipe, resolve_input(recipe), progress, out / "splits.csv"), folder
 

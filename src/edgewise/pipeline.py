@@ -27,6 +27,7 @@ from edgewise.proving import conclude, export_all, measure_all
 from edgewise.recipe import Goal, Recipe, Variant
 from edgewise.report.explanation import Explanation
 from edgewise.results import Failure, Measurement, RunResult
+from edgewise.source import check_one_model
 from edgewise.train import Setup, World, fit, logits
 from edgewise.train.explain import explain
 from edgewise.train.folds import cut_folds, spread
@@ -46,6 +47,22 @@ def run(recipe: Recipe, out: Path, *, opening: Opening = Opening(), progress: Pr
         GateError: `goal.min` was asked for and nothing meets it; all files are written all the same.
     """
     variants = resolve_variants(recipe)
+    world = one_process()
+    check_one_model(recipe)
+    with open_job(recipe, out, opening, progress, world) as job:
+        with job.stage("train"):
+            base = train_base(job)
+        explain_base(job)
+        result = compare_variants(job, base, variants, opening.argv)
+    return judged(result, recipe.goal, out)
+
+
+def one_process() -> World:
+    """The world of this process, which has to be alone.
+
+    Raises:
+        ConfigError: C26, several processes were started together.
+    """
     world = World()
     if world.size > 1:
         raise ConfigError(
@@ -54,32 +71,34 @@ def run(recipe: Recipe, out: Path, *, opening: Opening = Opening(), progress: Pr
             where={"processes": world.size},
             fix="`torchrun -m edgewise train ...`, then `edgewise run --weights RUN ...` in one process",
         )
-    if recipe.train.folds:
-        raise ConfigError(
-            "folds judge a recipe and leave no one model to compress",
-            code="C52",
-            where={"key": "train.folds"},
-            fix="`edgewise train ... --folds K`, then `edgewise run` without them",
-        )
-    with open_job(recipe, out, opening, progress, world) as job:
-        with job.stage("train"):
-            base = train_base(job)
-        explain_base(job)
-        with job.stage("compress"):
-            built = [base, *make_variants(job, base, variants)]
-        with job.stage("controls"):
-            built += make_controls(job, built) if recipe.controls else []
-        with job.stage("export"):
-            exported = export_all(job, built)
-        with job.stage("measure"):
-            measurements = measure_all(job, exported)
-        result = conclude(job, measurements, opening.argv)
+    return world
+
+
+def compare_variants(job: Job, base: Built, variants: Sequence[Variant], argv: list[str] | None) -> RunResult:
+    """Make the variants of a trained base and their controls, export all, check, measure, choose and report."""
+    with job.stage("compress"):
+        built = [base, *make_variants(job, base, variants)]
+    with job.stage("controls"):
+        built += make_controls(job, built) if job.recipe.controls else []
+    with job.stage("export"):
+        exported = export_all(job, built)
+    with job.stage("measure"):
+        measurements = measure_all(job, exported)
+    return conclude(job, measurements, argv)
+
+
+def judged(result: RunResult, goal: Goal, out: Path) -> RunResult:
+    """The result, when something was chosen.
+
+    Raises:
+        GateError: G01, nothing meets the goal; all files are written all the same.
+    """
     if result.chosen is None:
         raise GateError(
             "nothing meets the goal",
             code="G01",
-            where={"goal": _goal_text(recipe.goal), "report": out / "report.html"},
-            why=_best_text(measurements, recipe.goal),
+            where={"goal": _goal_text(goal), "report": out / "report.html"},
+            why=_best_text(result.measurements, goal),
             fix="lower goal.min, train longer, use a larger base model or more images",
         )
     return result
@@ -143,7 +162,7 @@ def train_base(job: Job, name: str = BASE) -> Built:
         job.progress.say(f"weights: {loaded}")
         job.run.update(weights={"source": recipe.weights, **loaded.as_dict()})
     trained = _fit(job, name, model, recipe.train.epochs, recipe.train.lr)
-    return _keep(job, Built(name, "base", "", trained))
+    return keep(job, Built(name, "base", "", trained))
 
 
 def train_folds(job: Job) -> tuple[Built, dict[str, Any]]:
@@ -197,12 +216,12 @@ def explain_base(job: Job) -> None:
 def explain_model(recipe: Recipe, dataset: Dataset, run: runs.Run, name: str, progress: Progress) -> Explanation:
     """Explain a model of a run folder; see `edgewise.train.explain`.
 
-    What it was before training is made again: the base with the recipe's seed (and the weights the recipe starts
-    from), any other as its structure with fresh weights.
+    What it was before training is made again: a base with the recipe's seed (and the weights the recipe starts from),
+    whatever a plan changed as its structure with fresh weights.
     """
     model = open_model(run.model_dir / name)
     labels, spec, seed = model.labels, model.input, recipe.seed
-    if name == BASE:
+    if name == BASE and not model.structure:
         fresh = create_model(model.architecture, labels=labels, input=spec, pretrained=recipe.pretrained, seed=seed)
         load_start(recipe, fresh)
     else:
@@ -232,7 +251,7 @@ def make_variants(job: Job, base: Built, variants: Sequence[Variant]) -> list[Bu
         except EdgewiseError as problem:
             _failed(job, name, "compress", problem)
         else:
-            made.append(_keep(job, Built(name, "variant", variant.plan, model)))
+            made.append(keep(job, Built(name, "variant", variant.plan, model)))
             _note_storage(job, made[-1])
     return made
 
@@ -270,7 +289,7 @@ def make_controls(job: Job, built: Sequence[Built]) -> list[Built]:
             name = f"{variant.name}-scratch"
             fresh = rebuild(variant.model, seed=job.recipe.seed)
             trained = _fit(job, name, fresh, job.recipe.train.epochs, job.recipe.train.lr)
-            controls[structure] = _keep(job, Built(name, "control", variant.plan, trained))
+            controls[structure] = keep(job, Built(name, "control", variant.plan, trained))
     return list(controls.values())
 
 
@@ -278,9 +297,7 @@ def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss |
     """Train under a name; a plan that trains twice under one name has a checkpoint folder for each time."""
 
     def on_epoch(record: dict[str, Any]) -> None:
-        job.history.append({"variant": name, **record})
-        job.mirror.record(name, record)
-        job.run.log_metrics(job.history[-1])
+        job.record(name, record)
 
     job.trainings[name] += 1
     times = job.trainings[name]
@@ -338,7 +355,8 @@ def _context(job: Job, base: Built, name: str) -> Context:
     )
 
 
-def _keep(job: Job, built: Built) -> Built:
+def keep(job: Job, built: Built) -> Built:
+    """Write a model into the run folder."""
     if job.run.writes:
         save_model(built.model, job.run.model_dir / built.name)
     return built

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +35,8 @@ _MEASURED = (
     *("difference", "parity", "calibration", "decision", "latency", "memory"),
 )
 """What of a measurement goes into the manifest of its bundle."""
+_SOURCE = ("run", "model", "plan", "weights_sha256", "changed")
+"""What of a run's source goes into its result and into manifests."""
 PICTURE_PIXELS = 50_000_000
 """About how many decoded pixels of full-size pictures are held for the end-to-end clock."""
 
@@ -62,7 +64,7 @@ def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]
                 precisions=precisions[one.role],
                 folder=job.run.bundles_dir,
                 workspace=scratch / one.name,
-                lineage=lineage(one, job.recipe, job.dataset),
+                lineage=lineage(one, job.recipe, job.dataset, job.source),
             )
             for format_ in options.formats:
                 here = tuple(precision for precision in order.precisions if (format_, precision) in ready)
@@ -142,7 +144,7 @@ def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) 
     result = RunResult(
         name=recipe.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join(argv) if argv else "edgewise.run(recipe, out)",
+        command=shlex.join(argv) if argv else f"edgewise.{'compress_run' if job.source else 'run'}(recipe, out)",
         seed=recipe.seed,
         classes=list(job.dataset.classes),
         data=job.dataset.summary,
@@ -155,6 +157,7 @@ def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) 
         failures=job.failures,
         warnings=job.warnings,
         seconds=job.seconds,
+        source={key: job.source[key] for key in _SOURCE} if job.source else {},
     )
     out = job.run.path
     runs.write_text(out / "results.json", to_json(result))
@@ -237,8 +240,8 @@ def _measurement(job: Job, one: Built, file: Exported, reference: Exported, time
     return measurement
 
 
-def lineage(one: Built, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    """Where a model comes from, for the manifests of its bundles."""
+def lineage(one: Built, recipe: Recipe, dataset: Dataset, source: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Where a model comes from, for the manifests of its bundles; `source` where the run did not train its base."""
     return {
         "run": recipe.name,
         "architecture": one.model.architecture,
@@ -248,4 +251,5 @@ def lineage(one: Built, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
         "data": dataset.summary["data_hash"],
         "seed": recipe.seed,
         "versions": runs.versions(),
+        **({"source": {key: source[key] for key in _SOURCE}} if source else {}),
     }
