@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgewise.cli.early import check_techniques
 from edgewise.cli.options import (
     Download,
     Force,
@@ -73,6 +74,7 @@ def compress(
         "export.precisions": None if precision is None else words(precision),
         "data.download": download or None,
     }
+    check_techniques(plan or ())
     if resume:
         if run or model:
             raise ConfigError(
