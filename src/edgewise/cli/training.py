@@ -166,7 +166,7 @@ def train(
         json_,
         f"model: {folder / 'model' / 'base'}",
         *([f"page:  {page}"] if page.exists() else []),
-        f"next:  edgewise run --data {chosen.data.source}  (compress, export, measure)",
+        f'next:  edgewise compress {folder} --plan "prune(0.5) > distill"  (then export, measure, compare)',
     )
 
 
