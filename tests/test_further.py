@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import shutil
 import signal
@@ -26,14 +25,11 @@ from edgewise.source import find_source
 from edgewise.train.trainer import Trainer
 from tests.conftest import draw_shape
 from tests.faults.command import wait_for
+from tests.test_resume_run import Killed, dies_at, models
 from tests.test_walls import HEAVY, loaded_by
 
 CHAINS = ("prune(0.7) > distill > qat", "decompose > distill", "width(0.5) > distill > palettize(4)")
 """Those that the project promises, as they are written there."""
-
-
-class Killed(BaseException):
-    """Ends a run as kill -9 would."""
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -273,18 +269,6 @@ def test_a_goal_that_nothing_meets_ends_as_in_run(
 # ---- stopped and resumed ---------------------------------------------------------------------------------------
 
 
-def dies_at(monkeypatch: pytest.MonkeyPatch, home: Any, name: str, at: int) -> None:
-    calls = itertools.count(1)
-    real = getattr(home, name)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == at:
-            raise Killed
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(home, name, call)
-
-
 @pytest.mark.slow
 def test_killed_in_any_stage_it_ends_with_the_same_models(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -311,8 +295,7 @@ def test_killed_in_any_stage_it_ends_with_the_same_models(
             shutil.rmtree(run, ignore_errors=True)
         opening = pipeline.Opening(resume=True)
     further.compress_run(None, recipe, out, opening=opening)
-    kept = [{path.parent.name: path.read_bytes() for path in (tmp_path / place / "model").glob(f"*/{WEIGHTS}")}
-            for place in ("straight", "killed")]  # fmt: skip
+    kept = [models(tmp_path / place) for place in ("straight", "killed")]
     assert kept[0] == kept[1]
     assert set(kept[0]) == {"base", "both", "both-scratch", "distill"}
     places = (tmp_path / "straight", out)
