@@ -241,6 +241,7 @@ def test_another_model_of_the_run_becomes_the_base(
     rows = {row["name"]: row for row in json.loads(told.out)}
     assert set(rows) == {"base-fp32", "distill-1-fp32"}, "the run made no controls, so this one makes none"
     out = digits.parent / "digits-compressed"
+    assert told.err.splitlines()[-5].startswith("not made: prune-0: ")
     assert told.err.splitlines()[-4].startswith("best:    ")
     assert told.err.splitlines()[-3] == "report:  digits-compressed/report.html"
     half = open_model(digits / "model/prune-0.5-1")

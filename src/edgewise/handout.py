@@ -27,8 +27,7 @@ from edgewise.progress import Progress, Silent
 from edgewise.proving import lineage
 from edgewise.recipe import ExportOptions, Recipe, every
 from edgewise.results import ExportResult, read_result, to_json
-from edgewise.source import plan_of
-from edgewise.variants import BASE
+from edgewise.variants import BASE, plan_of
 
 AUTO = "auto"
 WEB = "web"

@@ -16,7 +16,7 @@ from edgewise.compress import TECHNIQUES, TRAITS, check_plan
 from edgewise.errors import ConfigError
 from edgewise.models.store import STRUCTURE, WEIGHTS
 from edgewise.recipe import Recipe, Variant, differences, load_recipe
-from edgewise.variants import BASE, resolve_variants
+from edgewise.variants import BASE, plan_of
 
 FREE = (
     *("name", "variants", "controls", "explain"),
@@ -107,11 +107,6 @@ def check_one_model(recipe: Recipe) -> None:
             where={"key": "train.folds"},
             fix="`edgewise train ... --folds K`, then `edgewise run` without them",
         )
-
-
-def plan_of(recipe: Recipe, name: str) -> str:
-    """The plan that made a model of a run; "" for its base and the controls."""
-    return next((variant.plan for variant in resolve_variants(recipe) if variant.name == name), "")
 
 
 def check_further(source: Source, recipe: Recipe, out: Path) -> None:

@@ -17,8 +17,7 @@ def resolve_variants(recipe: Recipe) -> list[Variant]:
     Raises:
         ConfigError: an unknown technique or option, or two variants of one name.
     """
-    variants = list(default_variants(recipe.model) if recipe.variants is None else recipe.variants)
-    named = [Variant(plan=variant.plan, name=variant.name or plan_name(variant.plan)) for variant in variants]
+    named = named_variants(recipe)
     for variant in named:
         check_plan(variant.plan)
     names = [BASE, *(str(variant.name) for variant in named)]
@@ -28,6 +27,17 @@ def resolve_variants(recipe: Recipe) -> list[Variant]:
             f'two variants are called "{twice[0]}"', code="C13", where={"key": "variants"}, fix="give each a name"
         )
     return named
+
+
+def named_variants(recipe: Recipe) -> list[Variant]:
+    """The variants with a name each, as `resolve_variants`, of a recipe that was carried out: nothing is checked."""
+    variants = default_variants(recipe.model) if recipe.variants is None else recipe.variants
+    return [Variant(plan=variant.plan, name=variant.name or plan_name(variant.plan)) for variant in variants]
+
+
+def plan_of(recipe: Recipe, name: str) -> str:
+    """The plan that made a model of a run; "" for its base and the controls."""
+    return next((variant.plan for variant in named_variants(recipe) if variant.name == name), "")
 
 
 def default_variants(architecture: str) -> list[Variant]:

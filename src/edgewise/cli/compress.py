@@ -100,6 +100,8 @@ def compress(
     )
     from edgewise.report.outcome import headline
 
+    if json_:  # the table names them too
+        say_next(json_, *(f"not made: {one.name}: {one.reason}" for one in result.failures))
     say_next(json_, f"best:    {headline(result)[1]}", *files_of(result, folder))
 
 
