@@ -39,13 +39,14 @@ from edgewise.export import FORMATS, ExportSpec
 from edgewise.export.deliver import deliver
 from edgewise.export.desk import Order
 from edgewise.export.speed import speeds
+from edgewise.jobs import Built, resolve_input
 from edgewise.measure.accuracy import difference
 from edgewise.measure.intervals import wilson
 from edgewise.models import Model, create_model, open_model, rebuild, save_model
 from edgewise.models.cost import cost
-from edgewise.pipeline import Built, lineage, resolve_input
 from edgewise.plan import format_plan, parse_plan
 from edgewise.progress import Silent
+from edgewise.proving import lineage
 from edgewise.recipe import Recipe
 from edgewise.train import Setup, fit, logits
 from edgewise.train.threads import has_fast_bf16

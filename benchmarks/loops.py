@@ -20,8 +20,8 @@ from torchvision.datasets import ImageFolder
 from edgewise import load_recipe
 from edgewise.data import Dataset, load_data
 from edgewise.data.augment import Augment
+from edgewise.jobs import resolve_input
 from edgewise.models import create_model
-from edgewise.pipeline import resolve_input
 from edgewise.progress import Silent
 from edgewise.recipe import Recipe
 from edgewise.train import Setup, trainer

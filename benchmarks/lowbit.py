@@ -24,10 +24,10 @@ from edgewise.data import Dataset, load_data
 from edgewise.device import RUNTIMES
 from edgewise.export import FORMATS, ExportSpec
 from edgewise.export.packed import layout
+from edgewise.jobs import resolve_input
 from edgewise.measure.accuracy import difference, quality
 from edgewise.models import Model, create_model, open_model
 from edgewise.models.cost import cost
-from edgewise.pipeline import resolve_input
 from edgewise.recipe import Recipe
 from edgewise.train import Setup, fit
 

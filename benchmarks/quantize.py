@@ -38,10 +38,10 @@ from edgewise.export.base import Ptq
 from edgewise.export.deliver import deliver
 from edgewise.export.desk import Desk, Order
 from edgewise.export.ptq import METHODS, divergence
+from edgewise.jobs import resolve_input
 from edgewise.measure import latency
 from edgewise.measure.accuracy import difference, quality
 from edgewise.models import Model, create_model, open_model, save_model
-from edgewise.pipeline import resolve_input
 from edgewise.progress import Silent
 from edgewise.recipe import ExportOptions, Recipe
 from edgewise.train import Setup, fit, logits

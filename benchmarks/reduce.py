@@ -18,10 +18,10 @@ from typing import Any
 from edgewise import load_recipe
 from edgewise.compress import Context, apply_plan
 from edgewise.data import Dataset, load_data
+from edgewise.jobs import resolve_input
 from edgewise.measure.intervals import wilson
 from edgewise.models import Model, create_model, open_model, rebuild
 from edgewise.models.cost import cost
-from edgewise.pipeline import resolve_input
 from edgewise.train import Setup, fit, logits
 
 STUDENT = "convnet(8,16,32)"

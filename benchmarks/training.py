@@ -35,8 +35,8 @@ from torchvision.transforms import InterpolationMode
 from benchmarks.loops import OurLoop, PlainLoop, clothes, plain_process, stripes
 from edgewise import load_recipe
 from edgewise.data import load_data
+from edgewise.jobs import resolve_input
 from edgewise.measure.intervals import percentile_bounds
-from edgewise.pipeline import resolve_input
 from edgewise.recipe import Recipe
 from edgewise.train.threads import has_fast_bf16
 

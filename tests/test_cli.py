@@ -259,6 +259,8 @@ def test_each_command_of_data_is_documented() -> None:
         (("run", "--data", "digits", "--set", "train.lr=-1"), 2, r"train\.lr = -1: Input should be greater than 0"),
         (("run", "--data", "digits", "--set", "train.lr"), 2, r"error\[C05\]: not KEY=VALUE"),
         (("run", "--data", "digits", "--plan", "prne(0.5)"), 2, r'unknown technique "prne"[\s\S]*did you mean "prune"'),
+        (("compress", "--plan", "prune(0.5)"), 2, r"error\[C72\]: no run to compress"),
+        (("compress", "nowhere", "--plan", "prune(0.5)"), 2, r"error\[C25\]: there is no run in this folder"),
         (("compare", "nowhere"), 2, r"error\[C22\]: no results here"),
         (("verify", "nowhere"), 6, r"not an edgewise bundle"),
     ],

@@ -12,9 +12,9 @@ from benchmarks.compress import CONTROL, RECIPES, ROOT, ROWS, Bench, table
 
 from edgewise import load_recipe
 from edgewise.compress import check_plan
+from edgewise.jobs import resolve_input
 from edgewise.models import create_model
 from edgewise.models.cost import cost
-from edgewise.pipeline import resolve_input
 
 SEEDS = [0, 1, 2]
 LABELS = np.arange(1000) % 10

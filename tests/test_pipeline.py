@@ -27,6 +27,7 @@ from edgewise.recipe import Recipe
 from edgewise.report.explanation import read_explanation
 from edgewise.results import RunResult, read_result
 from edgewise.train import World, logits
+from edgewise.variants import default_variants, plan_name
 
 pytestmark = pytest.mark.slow
 
@@ -342,10 +343,10 @@ def test_a_grayscale_manifest_run(tmp_path: Path) -> None:
 
 
 def test_names_made_from_plans() -> None:
-    assert pipeline.plan_name("prune(ratio=0.7) > distill") == "prune-0.7-distill"
-    assert pipeline.plan_name("distill(student=convnet(8, 16, 32))") == "distill-convnet-8-16-32"
+    assert plan_name("prune(ratio=0.7) > distill") == "prune-0.7-distill"
+    assert plan_name("distill(student=convnet(8, 16, 32))") == "distill-convnet-8-16-32"
 
 
 def test_default_variants_follow_the_base() -> None:
-    plans = [variant.plan for variant in pipeline.default_variants("convnet(32, 64, 128, dropout=0.2)")]
+    plans = [variant.plan for variant in default_variants("convnet(32, 64, 128, dropout=0.2)")]
     assert plans == ["distill(student=convnet(8, 16, 32))", "prune(ratio=0.5)", "prune(ratio=0.7)"]

@@ -186,7 +186,7 @@ def test_every_key_has_a_description() -> None:
 
 @pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_recipes_are_valid(recipe: Path) -> None:
-    from edgewise.pipeline import resolve_variants
+    from edgewise.variants import resolve_variants
 
     read = load_recipe(recipe)
     assert len(resolve_variants(read)) == (3 if read.variants is None else len(read.variants))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgewise import pipeline
+from edgewise import pipeline, proving
 from edgewise.bundle import verify_bundle
 from edgewise.models.store import WEIGHTS
 from edgewise.recipe import Recipe
@@ -63,7 +63,7 @@ def test_killed_in_any_stage(shapes: Callable[..., Path], tmp_path: Path, monkey
     pipeline.run(wanted, tmp_path / "straight")
     resumed = tmp_path / "killed"
     opening = pipeline.Opening()
-    stages = [(Trainer, "_step", 6), (Trainer, "_step", 12), (pipeline, "deliver", 2), (pipeline.latency, "measure", 1)]
+    stages = [(Trainer, "_step", 6), (Trainer, "_step", 12), (proving, "deliver", 2), (proving.latency, "measure", 1)]
     for home, name, at in stages:
         with monkeypatch.context() as patch:
             dies_at(patch, home, name, at)

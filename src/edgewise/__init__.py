@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from edgewise.bundle import InputSpec, read_manifest, verify_bundle
     from edgewise.data import load_data
     from edgewise.data.explore import explore
+    from edgewise.further import compress_run
     from edgewise.handout import Wanted, export_run
+    from edgewise.jobs import Opening
     from edgewise.models import create_model, list_models, open_model, profile, save_model
     from edgewise.models.cost import cost
     from edgewise.models.weights import load_weights
-    from edgewise.pipeline import Opening, run, train_model
+    from edgewise.pipeline import run, train_model
     from edgewise.recipe import Recipe, load_recipe
     from edgewise.report import comparison
     from edgewise.results import read_result
@@ -34,10 +36,11 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _HOME = {
     "InputSpec": "edgewise.bundle",
-    "Opening": "edgewise.pipeline",
+    "Opening": "edgewise.jobs",
     "Recipe": "edgewise.recipe",
     "Wanted": "edgewise.handout",
     "comparison": "edgewise.report",
+    "compress_run": "edgewise.further",
     "cost": "edgewise.models.cost",
     "create_model": "edgewise.models",
     "explore": "edgewise.data.explore",
@@ -62,6 +65,7 @@ __all__ = [
     "Recipe",
     "Wanted",
     "comparison",
+    "compress_run",
     "cost",
     "create_model",
     "explore",

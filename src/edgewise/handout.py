@@ -20,12 +20,14 @@ from edgewise.export.desk import Order
 from edgewise.export.status import Tried, pick, time_all, try_all
 from edgewise.export.web import write_web
 from edgewise.export.web.runtime import runtime_files
+from edgewise.jobs import Built, open_finished
 from edgewise.measure import machine
 from edgewise.models import open_model
-from edgewise.pipeline import BASE, Built, lineage, open_finished
 from edgewise.progress import Progress, Silent
+from edgewise.proving import lineage
 from edgewise.recipe import ExportOptions, Recipe, every
 from edgewise.results import ExportResult, read_result, to_json
+from edgewise.variants import BASE, plan_of
 
 AUTO = "auto"
 WEB = "web"
@@ -130,10 +132,10 @@ def _order(
     folder: runs.Run, name: str, recipe: Recipe, dataset: Dataset, options: ExportOptions, staging: Path
 ) -> Order:
     model = open_model(folder.model_dir / name)
-    plans = {str(one.name): one.plan for one in recipe.variants or ()}
-    built = Built(name, "base" if name == BASE else "variant", plans.get(name, ""), model)
+    built = Built(name, "base" if name == BASE else "variant", plan_of(recipe, name), model)
     work = staging / "work"
-    return Order(name, model, options.precisions, work / "bundles", work / name, lineage(built, recipe, dataset))
+    told = lineage(built, recipe, dataset, runs.read_run(folder.path).get("source"))
+    return Order(name, model, options.precisions, work / "bundles", work / name, told)
 
 
 def _decide(tried: Tried, *, auto: bool) -> Tried:

@@ -2,129 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import shlex
-import shutil
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from PIL.Image import Image
+from typing import Any
 
 from edgewise import runs
-from edgewise.bundle import CENTER, InputSpec, update_measured
-from edgewise.compress import Context, apply_plan, check_plan
-from edgewise.data import Dataset, defaults, load_data
+from edgewise.compress import Context, apply_plan
+from edgewise.data import Dataset
 from edgewise.data.augment import Augment
 from edgewise.data.preview import write_preview
-from edgewise.device.preprocess import BadImage, open_image
-from edgewise.errors import ConfigError, EdgewiseError, ExportError, GateError, nearest
-from edgewise.export.deliver import deliver
-from edgewise.export.desk import Exported, Order
-from edgewise.export.offers import Offer, offer
+from edgewise.errors import ConfigError, EdgewiseError, GateError
 from edgewise.export.speed import speeds
-from edgewise.judge import choose, figure, times_as_long
-from edgewise.measure import latency, machine, memory
-from edgewise.measure.accuracy import difference, quality, quality_of_part
+from edgewise.jobs import Built, Job, Opening, load_images, load_start, open_finished, open_job, resolve_input
+from edgewise.judge import figure
+from edgewise.measure.accuracy import quality, quality_of_part
 from edgewise.measure.calibration import calibrate
-from edgewise.models import Model, create_model, default_input, open_model, rebuild, save_model
+from edgewise.models import Model, create_model, open_model, rebuild, save_model
 from edgewise.models.cost import cost
 from edgewise.models.marks import MARKS, structural
-from edgewise.models.weights import Transfer, load_weights
-from edgewise.plan import parse_call
 from edgewise.progress import Progress, Silent
-from edgewise.recipe import Goal, Recipe, Variant, differences, dump_recipe, load_recipe
-from edgewise.report import write_csv, write_html
-from edgewise.report.explanation import RECORD, Explanation
-from edgewise.results import Candidate, Cost, Failure, Latency, Measurement, RunResult, to_json
+from edgewise.proving import conclude, export_all, measure_all
+from edgewise.recipe import Goal, Recipe, Variant
+from edgewise.report.explanation import Explanation
+from edgewise.results import Failure, Measurement, RunResult
+from edgewise.source import check_one_model
 from edgewise.train import Setup, World, fit, logits
 from edgewise.train.explain import explain
 from edgewise.train.folds import cut_folds, spread
 from edgewise.train.losses import Loss
-from edgewise.train.state import HARMLESS
-from edgewise.train.trackers import Mirror, check_trackers, mirrored
-
-Role = Literal["base", "variant", "control"]
-BASE = "base"
-DEFAULT_SIZE = 128
-_MEASURED = (
-    *("cost", "validation", "test", "validation_clean", "test_clean"),
-    *("difference", "parity", "calibration", "decision", "latency", "memory"),
-)
-"""What of a measurement goes into the manifest of its bundle."""
-FREE_TO_CHANGE = (
-    "name",
-    "explain",
-    "variants",
-    "controls",
-    "export.",
-    "measure.",
-    "goal.",
-    *(f"train.{key}" for key in sorted(HARMLESS)),
-)
-"""Beginnings of the recipe keys that may differ when a run goes on."""
-PICTURE_PIXELS = 50_000_000
-"""About how many decoded pixels of full-size pictures are held for the end-to-end clock."""
-
-
-@dataclass(frozen=True)
-class Built:
-    """A trained model that is to be exported."""
-
-    name: str
-    role: Role
-    plan: str
-    model: Model
-
-
-@dataclass
-class Job:
-    """What the stages of one run share, and what they leave behind."""
-
-    recipe: Recipe
-    run: runs.Run
-    dataset: Dataset
-    progress: Progress
-    world: World
-    mirror: Mirror
-    accept_changes: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
-    candidates: list[Candidate] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    threads: dict[str, int] = field(default_factory=dict)
-    precisions: dict[str, str] = field(default_factory=dict)
-    trainings: Counter[str] = field(default_factory=Counter)
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 2)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How the run folder is opened.
-
-    force: replace the run that stands there. resume: go on with it instead. accept_changes: resume although images were
-    changed, added or removed. argv: the command, for the records.
-    """
-
-    force: bool = False
-    resume: bool = False
-    accept_changes: bool = False
-    argv: list[str] | None = None
+from edgewise.variants import BASE, resolve_variants
 
 
 def run(recipe: Recipe, out: Path, *, opening: Opening = Opening(), progress: Progress | None = None) -> RunResult:
@@ -139,6 +47,22 @@ def run(recipe: Recipe, out: Path, *, opening: Opening = Opening(), progress: Pr
         GateError: `goal.min` was asked for and nothing meets it; all files are written all the same.
     """
     variants = resolve_variants(recipe)
+    world = one_process()
+    check_one_model(recipe)
+    with open_job(recipe, out, opening, progress, world) as job:
+        with job.stage("train"):
+            base = train_base(job)
+        explain_base(job)
+        result = compare_variants(job, base, variants, opening.argv)
+    return judged(result, recipe.goal, out)
+
+
+def one_process() -> World:
+    """The world of this process, which has to be alone.
+
+    Raises:
+        ConfigError: C26, several processes were started together.
+    """
     world = World()
     if world.size > 1:
         raise ConfigError(
@@ -147,32 +71,34 @@ def run(recipe: Recipe, out: Path, *, opening: Opening = Opening(), progress: Pr
             where={"processes": world.size},
             fix="`torchrun -m edgewise train ...`, then `edgewise run --weights RUN ...` in one process",
         )
-    if recipe.train.folds:
-        raise ConfigError(
-            "folds judge a recipe and leave no one model to compress",
-            code="C52",
-            where={"key": "train.folds"},
-            fix="`edgewise train ... --folds K`, then `edgewise run` without them",
-        )
-    with open_job(recipe, out, opening, progress, world) as job:
-        with job.stage("train"):
-            base = train_base(job)
-        explain_base(job)
-        with job.stage("compress"):
-            built = [base, *make_variants(job, base, variants)]
-        with job.stage("controls"):
-            built += make_controls(job, built) if recipe.controls else []
-        with job.stage("export"):
-            exported = export_all(job, built)
-        with job.stage("measure"):
-            measurements = measure_all(job, exported)
-        result = conclude(job, measurements, opening.argv)
+    return world
+
+
+def compare_variants(job: Job, base: Built, variants: Sequence[Variant], argv: list[str] | None) -> RunResult:
+    """Make the variants of a trained base and their controls, export all, check, measure, choose and report."""
+    with job.stage("compress"):
+        built = [base, *make_variants(job, base, variants)]
+    with job.stage("controls"):
+        built += make_controls(job, built) if job.recipe.controls else []
+    with job.stage("export"):
+        exported = export_all(job, built)
+    with job.stage("measure"):
+        measurements = measure_all(job, exported)
+    return conclude(job, measurements, argv)
+
+
+def judged(result: RunResult, goal: Goal, out: Path) -> RunResult:
+    """The result, when something was chosen.
+
+    Raises:
+        GateError: G01, nothing meets the goal; all files are written all the same.
+    """
     if result.chosen is None:
         raise GateError(
             "nothing meets the goal",
             code="G01",
-            where={"goal": _goal_text(recipe.goal), "report": out / "report.html"},
-            why=_best_text(measurements, recipe.goal),
+            where={"goal": _goal_text(goal), "report": out / "report.html"},
+            why=_best_text(result.measurements, goal),
             fix="lower goal.min, train longer, use a larger base model or more images",
         )
     return result
@@ -217,141 +143,8 @@ def train_model(
 
 def preview(recipe: Recipe, path: Path, *, progress: Progress | None = None) -> None:
     """Write a picture of the training images as augmentation changes them."""
-    dataset = _load(recipe, resolve_input(recipe), progress or Silent())
+    dataset = load_images(recipe, resolve_input(recipe), progress or Silent())
     write_preview(dataset, _augment(recipe, dataset), path, recipe.seed)
-
-
-@contextlib.contextmanager
-def open_job(recipe: Recipe, out: Path, opening: Opening, progress: Progress | None, world: World) -> Iterator[Job]:
-    """Check the names, make or open the run folder, read the data."""
-    spec = resolve_input(recipe)
-    _load_weights(recipe, create_model(recipe.model, labels=("a", "b"), input=spec))
-    progress = progress if progress and world.main else Silent()
-    with contextlib.ExitStack() as stack:
-        with world.first():  # so that images are decoded once, and all others find them in the cache
-            if world.main:
-                check_trackers(recipe.train.trackers)
-            if opening.resume:
-                check_resumable(recipe, out)
-            folder = stack.enter_context(_folder(recipe, out, opening, world))
-            if folder.writes:  # before the images are read, so that a run that is killed meanwhile can be resumed
-                runs.write_text(out / "recipe.yaml", dump_recipe(recipe))
-            started = time.perf_counter()
-            splits = out / "splits.csv"
-            saved = splits if opening.resume and splits.exists() else None
-            dataset = _load(recipe, spec, progress, saved, opening.accept_changes)
-        if folder.writes:
-            dataset.write_splits(splits)
-            if dataset.bad:
-                dataset.write_bad_files(out / "bad_files.csv")
-        names = recipe.train.trackers if folder.writes else ()
-        mirror = stack.enter_context(mirrored(names, out, recipe.name, recipe.model_dump(mode="json"), progress.say))
-        warnings = list(dataset.summary["warnings"])
-        job = Job(recipe, folder, dataset, progress, world, mirror, opening.accept_changes, warnings=warnings)
-        job.seconds["data"] = round(time.perf_counter() - started, 2)
-        for warning in job.warnings:
-            progress.say(f"warning: {warning}")
-        yield job
-
-
-def check_resumable(recipe: Recipe, out: Path) -> None:
-    """Compare a recipe with that of the run in `out`.
-
-    Raises:
-        ConfigError: C27 the run is complete and nothing new is asked of it, C23 something was changed that its
-            checkpoints depend on, C25 there is no run.
-    """
-    facts = runs.read_run(out)
-    known = load_recipe(out / "recipe.yaml")
-    changed = differences(known, recipe)
-    if facts["status"] == "complete" and not changed:
-        raise ConfigError(
-            "this run is complete", code="C27", where={"folder": out}, fix="`edgewise compare` shows what it found"
-        )
-    binding = [line for key, line in changed.items() if not key.startswith(FREE_TO_CHANGE)]
-    theirs, ours = (
-        str(versions.get("torch", "")).partition(".")[0] for versions in (facts["versions"], runs.versions())
-    )
-    if theirs != ours:
-        binding.append(f"torch: {facts['versions'].get('torch')} -> {runs.versions().get('torch')}")
-    if binding:
-        raise ConfigError(
-            "the run cannot go on with these changes",
-            code="C23",
-            where={"folder": out},
-            why="\n".join(binding),
-            fix=f"resume without them, or start a new run from its weights: edgewise train DATA --weights {out}",
-        )
-
-
-@contextlib.contextmanager
-def _folder(recipe: Recipe, out: Path, opening: Opening, world: World) -> Iterator[runs.Run]:
-    if not world.main:
-        yield runs.Run(out, resumed=opening.resume, writes=False)
-    elif opening.resume:
-        with runs.open_run(out, argv=opening.argv) as folder:
-            yield folder
-    else:
-        with runs.create_run(out, force=opening.force, argv=opening.argv, seed=recipe.seed) as folder:
-            yield folder
-
-
-def resolve_input(recipe: Recipe) -> InputSpec:
-    """The image the model will see: the recipe's wishes, then what the data bring, then what the model was made for."""
-    native = default_input(recipe.model)
-    data_size, data_channels = defaults(recipe.data.source)
-    size = recipe.data.size or data_size or (native.height if native else DEFAULT_SIZE)
-    channels: Literal[1, 3] = recipe.data.channels or (1 if data_channels == 1 else 3)
-    spec = InputSpec(size, size, channels, recipe.data.fit, mean=(CENTER,) * channels, std=(0.5,) * channels)
-    if native and channels == native.channels:
-        spec = dataclasses.replace(spec, mean=native.mean, std=native.std, interpolation=native.interpolation)
-    return spec
-
-
-def resolve_variants(recipe: Recipe) -> list[Variant]:
-    """The variants with a name each; the default ones where the recipe names none. Checks every plan.
-
-    Raises:
-        ConfigError: an unknown technique or option, or two variants of one name.
-    """
-    variants = list(default_variants(recipe.model) if recipe.variants is None else recipe.variants)
-    named = [Variant(plan=variant.plan, name=variant.name or plan_name(variant.plan)) for variant in variants]
-    for variant in named:
-        check_plan(variant.plan)
-    names = [BASE, *(str(variant.name) for variant in named)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(
-            f'two variants are called "{twice[0]}"', code="C13", where={"key": "variants"}, fix="give each a name"
-        )
-    return named
-
-
-def default_variants(architecture: str) -> list[Variant]:
-    """A distilled small net and two pruned ones."""
-    call = parse_call(architecture)
-    student = "convnet(16, 32, 64)"
-    if call.name == "convnet":
-        student = f"convnet({', '.join(str(max(8, round(width / 4 / 8) * 8)) for width in call.args)})"
-    return [
-        Variant(name="distilled", plan=f"distill(student={student})"),
-        Variant(name="prune50", plan="prune(ratio=0.5)"),
-        Variant(name="prune70", plan="prune(ratio=0.7)"),
-    ]
-
-
-def plan_name(plan: str) -> str:
-    """A row and folder name made from a plan: ``prune(ratio=0.7) > distill`` gives ``prune-0.7-distill``."""
-    words: list[str] = []
-    word = ""
-    for character in plan:
-        if character.isalnum() or character in "._":
-            word += character
-            continue
-        if word and character != "=":  # option names are left out
-            words.append(word)
-        word = ""
-    return "-".join([*words, word] if word else words)[:64].strip("-.") or "plan"
 
 
 def train_base(job: Job, name: str = BASE) -> Built:
@@ -364,12 +157,12 @@ def train_base(job: Job, name: str = BASE) -> Built:
         pretrained=recipe.pretrained,
         seed=recipe.seed,
     )
-    loaded = _load_weights(recipe, model)
+    loaded = load_start(recipe, model)
     if loaded:
         job.progress.say(f"weights: {loaded}")
         job.run.update(weights={"source": recipe.weights, **loaded.as_dict()})
     trained = _fit(job, name, model, recipe.train.epochs, recipe.train.lr)
-    return _keep(job, Built(name, "base", "", trained))
+    return keep(job, Built(name, "base", "", trained))
 
 
 def train_folds(job: Job) -> tuple[Built, dict[str, Any]]:
@@ -423,14 +216,14 @@ def explain_base(job: Job) -> None:
 def explain_model(recipe: Recipe, dataset: Dataset, run: runs.Run, name: str, progress: Progress) -> Explanation:
     """Explain a model of a run folder; see `edgewise.train.explain`.
 
-    What it was before training is made again: the base with the recipe's seed (and the weights the recipe starts
-    from), any other as its structure with fresh weights.
+    What it was before training is made again: a base with the recipe's seed (and the weights the recipe starts from),
+    whatever a plan changed as its structure with fresh weights.
     """
     model = open_model(run.model_dir / name)
     labels, spec, seed = model.labels, model.input, recipe.seed
-    if name == BASE:
+    if name == BASE and not model.structure:
         fresh = create_model(model.architecture, labels=labels, input=spec, pretrained=recipe.pretrained, seed=seed)
-        _load_weights(recipe, fresh)
+        load_start(recipe, fresh)
     else:
         fresh = rebuild(model, seed=seed)
     return explain(model, fresh, dataset, run.explain_dir / name, name=name, seed=seed, progress=progress)
@@ -448,37 +241,6 @@ def explain_run(out: Path, name: str = BASE, *, progress: Progress | None = None
     return explain_model(recipe, dataset, folder, name, progress)
 
 
-def open_finished(out: Path, names: Sequence[str], progress: Progress) -> tuple[Recipe, Dataset, runs.Run]:
-    """The recipe, the images as they were split, and the folder of a finished run that has these models.
-
-    Raises:
-        ConfigError: no run (C25), one that did not finish (C81), or one without such a model (C80).
-        DataError: the images are not there, or not those the run was made with (D32).
-    """
-    folder = runs.Run(out)
-    status = runs.read_run(out)["status"]
-    if status != "complete":
-        raise ConfigError(
-            "this run did not finish",
-            code="C81",
-            where={"folder": out},
-            why=f"its status is {status}",
-            fix=f"go on with it first: edgewise run --resume {out}",
-        )
-    known = sorted(path.name for path in folder.model_dir.iterdir() if path.is_dir())
-    for name in names:
-        if name not in known:
-            raise ConfigError(
-                f'the run has no model "{name}"',
-                code="C80",
-                where={"folder": folder.model_dir},
-                why=nearest(name, known),
-                fix="name a model of the run, not a file of it: prune50, not prune50-int8",
-            )
-    recipe = load_recipe(out / "recipe.yaml", {"data.download": False})
-    return recipe, _load(recipe, resolve_input(recipe), progress, out / "splits.csv"), folder
-
-
 def make_variants(job: Job, base: Built, variants: Sequence[Variant]) -> list[Built]:
     """Apply each plan to the base; a plan that cannot be carried out is recorded and the others go on."""
     made = []
@@ -489,7 +251,7 @@ def make_variants(job: Job, base: Built, variants: Sequence[Variant]) -> list[Bu
         except EdgewiseError as problem:
             _failed(job, name, "compress", problem)
         else:
-            made.append(_keep(job, Built(name, "variant", variant.plan, model)))
+            made.append(keep(job, Built(name, "variant", variant.plan, model)))
             _note_storage(job, made[-1])
     return made
 
@@ -527,172 +289,15 @@ def make_controls(job: Job, built: Sequence[Built]) -> list[Built]:
             name = f"{variant.name}-scratch"
             fresh = rebuild(variant.model, seed=job.recipe.seed)
             trained = _fit(job, name, fresh, job.recipe.train.epochs, job.recipe.train.lr)
-            controls[structure] = _keep(job, Built(name, "control", variant.plan, trained))
+            controls[structure] = keep(job, Built(name, "control", variant.plan, trained))
     return list(controls.values())
-
-
-def export_all(job: Job, built: Sequence[Built]) -> list[tuple[Built, Exported]]:
-    """Write every model in every precision and check each file; a file that fails is recorded and the others go on.
-
-    Controls are written in fp32 only: they answer what a technique was worth, nobody ships them.
-
-    Raises:
-        ExportError: the base model could not be written in fp32, so that there is nothing to compare with.
-    """
-    exported: list[tuple[Built, Exported]] = []
-    options = job.recipe.export
-    scratch = job.run.path / "work"
-    ready = _ready(job)
-    if job.run.resumed:
-        shutil.rmtree(job.run.bundles_dir, ignore_errors=True)  # of a run that was killed here; all are written again
-    with job.progress.task("export", len(built)) as advance:
-        for one in built:
-            precisions = {"base": ("fp32", *options.precisions), "variant": options.precisions, "control": ("fp32",)}
-            order = Order(
-                name=one.name,
-                model=one.model,
-                precisions=precisions[one.role],
-                folder=job.run.bundles_dir,
-                workspace=scratch / one.name,
-                lineage=lineage(one, job.recipe, job.dataset),
-            )
-            for format_ in options.formats:
-                here = tuple(precision for precision in order.precisions if (format_, precision) in ready)
-                place = dataclasses.replace(order, precisions=here)
-                outcome = deliver(place, format_, job.dataset, options, seed=job.recipe.seed, progress=job.progress)
-                job.candidates += outcome.candidates
-                job.failures += outcome.failures
-                exported += [(one, file) for file in outcome.exported]
-            advance(1, f"{len(exported)} files")
-    shutil.rmtree(scratch, ignore_errors=True)
-    if not any(one.role == "base" and file.manifest.precision == "fp32" for one, file in exported):
-        raise ExportError(
-            "the base model could not be exported",
-            code="X06",
-            where={"model": job.recipe.model},
-            why="; ".join(failure.reason for failure in job.failures),
-            fix="choose another model",
-        )
-    return exported
-
-
-def _ready(job: Job) -> set[tuple[str, str]]:
-    """The formats and precisions that can be written here; what else was asked for is told once, not for each model."""
-    options = job.recipe.export
-    asked = [(format_, precision) for format_ in options.formats for precision in ("fp32", *options.precisions)]
-    offers = {one: offer(*one) for one in asked}
-    reasons: dict[tuple[str, Offer], list[str]] = {}
-    for (format_, precision), found in offers.items():
-        reasons.setdefault((str(format_), found), []).append(precision)
-    for (name, found), precisions in reasons.items():
-        if found.state == "missing":
-            job.failures.append(Failure(f"{name} {', '.join(precisions)}", "export", found.reason))
-        elif found.state == "not written":
-            job.warnings.append(found.reason)
-            job.progress.say(f"warning: {found.reason}")
-    return {one for one, found in offers.items() if found.state == "ready"}
-
-
-def measure_all(job: Job, exported: Sequence[tuple[Built, Exported]]) -> list[Measurement]:
-    """Time all files interleaved with each other, then each in fresh processes, and put the records together."""
-    recipe = job.recipe
-    reference = next(file for one, file in exported if one.role == "base" and file.manifest.precision == "fp32")
-    subjects = [latency.Subject(file.name, file.model_file, file.manifest.format) for _, file in exported]
-    timed = latency.measure(
-        subjects,
-        job.dataset.test.images[:256],
-        reference=reference.name,
-        spec=reference.manifest.input,
-        pictures=_pictures(job),
-        threads=recipe.measure.threads,
-        seconds=recipe.measure.seconds,
-        seed=recipe.seed,
-        progress=job.progress,
-    )
-    with job.progress.task("cold starts", len(exported)) as advance:
-        measurements = []
-        for one, file in exported:
-            measurements.append(_measurement(job, one, file, reference, timed[file.name]))
-            advance(1, f"{len(measurements)} files")
-    return [_says_whether_int8_pays(measurements, one) for one in measurements]
-
-
-def _says_whether_int8_pays(measurements: Sequence[Measurement], one: Measurement) -> Measurement:
-    """An int8 file that takes longer than the fp32 file of its model says so."""
-    times = times_as_long(measurements, one)
-    if times is None or times <= 1:
-        return one
-    note = f"int8 does not pay here: {times:.2f} times as long as fp32"
-    return dataclasses.replace(one, notes=[*one.notes, note])
-
-
-def conclude(job: Job, measurements: list[Measurement], argv: list[str] | None) -> RunResult:
-    """Choose, and write results.json, results.csv and report.html."""
-    recipe = job.recipe
-    chosen, warning = choose(measurements, recipe.goal)
-    job.warnings += [warning] if warning else []
-    result = RunResult(
-        name=recipe.name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join(argv) if argv else "edgewise.run(recipe, out)",
-        seed=recipe.seed,
-        classes=list(job.dataset.classes),
-        data=job.dataset.summary,
-        goal=recipe.goal.model_dump(),
-        chosen=chosen,
-        machine=machine.describe(),
-        versions=runs.versions(),
-        measurements=measurements,
-        candidates=job.candidates,
-        failures=job.failures,
-        warnings=job.warnings,
-        seconds=job.seconds,
-    )
-    out = job.run.path
-    runs.write_text(out / "results.json", to_json(result))
-    write_csv([result], out / "results.csv")
-    explained = job.run.explain_dir / BASE
-    shown = explained if job.recipe.explain and (explained / RECORD).exists() else None
-    write_html(result, out / "report.html", history=job.history, explained=shown)
-    figures = {row.name: {"validation": row.validation, "test": row.test} for row in measurements}
-    job.mirror.figures(
-        {name: {split: dataclasses.asdict(found) for split, found in both.items()} for name, both in figures.items()}
-    )
-    return result
-
-
-def _load(
-    recipe: Recipe, spec: InputSpec, progress: Progress, saved: Path | None = None, accept_changes: bool = False
-) -> Dataset:
-    with progress.task("read images", 100) as advance:
-        shown = 0
-
-        def on_images(done: int, total: int) -> None:
-            nonlocal shown
-            percent = 100 * done // max(1, total)
-            advance(percent - shown)
-            shown = percent
-
-        dataset = load_data(
-            recipe.data, spec, seed=recipe.seed, progress=on_images, saved=saved, accept_changes=accept_changes
-        )
-        train, val, test = len(dataset.train), len(dataset.val), len(dataset.test)
-        classes = len(dataset.classes)
-        advance(0, f"{train + val + test} images, {classes} classes, train {train} / val {val} / test {test}")
-    return dataset
-
-
-def _load_weights(recipe: Recipe, model: Model) -> Transfer | None:
-    return load_weights(model, Path(recipe.weights).expanduser()) if recipe.weights else None
 
 
 def _fit(job: Job, name: str, model: Model, epochs: int, lr: float, loss: Loss | None = None) -> Model:
     """Train under a name; a plan that trains twice under one name has a checkpoint folder for each time."""
 
     def on_epoch(record: dict[str, Any]) -> None:
-        job.history.append({"variant": name, **record})
-        job.mirror.record(name, record)
-        job.run.log_metrics(job.history[-1])
+        job.record(name, record)
 
     job.trainings[name] += 1
     times = job.trainings[name]
@@ -750,7 +355,8 @@ def _context(job: Job, base: Built, name: str) -> Context:
     )
 
 
-def _keep(job: Job, built: Built) -> Built:
+def keep(job: Job, built: Built) -> Built:
+    """Write a model into the run folder."""
     if job.run.writes:
         save_model(built.model, job.run.model_dir / built.name)
     return built
@@ -759,88 +365,6 @@ def _keep(job: Job, built: Built) -> Built:
 def _failed(job: Job, name: str, stage: str, problem: EdgewiseError) -> None:
     job.failures.append(Failure(name, stage, f"{problem.what}. {problem.why}".strip()))
     job.progress.say(str(problem))
-
-
-def _pictures(job: Job) -> list[Image] | None:
-    """Test images at the size they are stored in, for the end-to-end clock; None for built-in sets.
-
-    An image that was deleted or damaged since it was read is named in a warning and left out.
-    """
-    pictures: list[Image] = []
-    for name, path in zip(job.dataset.test.names, job.dataset.test.paths[:64], strict=False):
-        try:
-            pictures.append(open_image(path))
-        except BadImage as problem:
-            job.warnings.append(f"{name} cannot be read any more ({problem}); it is left out of the end-to-end clock")
-            continue
-        if sum(picture.width * picture.height for picture in pictures) > PICTURE_PIXELS:
-            break
-    return pictures or None
-
-
-def _measurement(job: Job, one: Built, file: Exported, reference: Exported, timed: Latency) -> Measurement:
-    """The record of one bundle; its figures also go into the bundle's manifest."""
-    cold = memory.probe(file.bundle)
-    weights = cost(one.model.module, one.model.input)
-    is_reference = file is reference
-    measurement = Measurement(
-        name=file.name,
-        variant=one.name,
-        role=one.role if is_reference or one.role != "base" else "variant",
-        plan=one.plan,
-        format=file.manifest.format,
-        precision=file.manifest.precision,
-        scheme=file.manifest.scheme,
-        bundle=str(file.bundle.relative_to(job.run.path)),
-        sha256=file.manifest.files[file.manifest.model_file],
-        cost=Cost(
-            params_total=weights.params_total,
-            params_nonzero=weights.params_nonzero,
-            params_zero=weights.params_zero,
-            macs=weights.macs,
-            file_bytes=file.file_bytes,
-        ),
-        validation=file.validation,
-        test=file.test,
-        difference=None
-        if is_reference
-        else difference(
-            file.predictions,
-            reference.predictions,
-            job.dataset.test.labels,
-            job.dataset.classes,
-            reference=reference.name,
-            seed=job.recipe.seed,
-        ),
-        parity=file.parity,
-        latency=dataclasses.replace(timed, load_ms=cold.load_ms, first_ms=cold.first_ms),
-        memory=cold.memory,
-        notes=file.notes,
-        calibration=file.calibration,
-        validation_clean=file.validation_clean,
-        test_clean=file.test_clean,
-        decision=file.decision,
-    )
-    record = dataclasses.asdict(measurement)
-    update_measured(
-        file.bundle,
-        {key: record[key] for key in _MEASURED},
-    )
-    return measurement
-
-
-def lineage(one: Built, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    """Where a model comes from, for the manifests of its bundles."""
-    return {
-        "run": recipe.name,
-        "architecture": one.model.architecture,
-        "structure": [edit["edit"] for edit in one.model.structure],
-        "plan": one.plan,
-        "role": one.role,
-        "data": dataset.summary["data_hash"],
-        "seed": recipe.seed,
-        "versions": runs.versions(),
-    }
 
 
 def _goal_text(goal: Goal) -> str:

@@ -329,6 +329,8 @@ class RunResult:
     """Everything a report shows; stored as `results.json` in the run folder.
 
     `chosen` names the measurement that meets the goal at the lowest cost, None when none does.
+    `source` tells where the base comes from when the run did not train it: run, model, the plan that made it, the
+    sha256 of its weights, and what this run's recipe changed of its training; empty otherwise.
     `data`, `machine`, `versions` and `goal` are flat facts for display.
     """
 
@@ -347,6 +349,7 @@ class RunResult:
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
 

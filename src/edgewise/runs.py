@@ -14,14 +14,14 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from edgewise.errors import ConfigError, UnavailableError
+from edgewise.errors import ConfigError, UnavailableError, nearest
 from edgewise.interrupt import Interrupted
 
 Status = Literal["running", "complete", "failed", "interrupted"]
@@ -105,10 +105,13 @@ class Run:
 
 
 @contextlib.contextmanager
-def create_run(path: Path, *, force: bool = False, argv: list[str] | None = None, seed: int = 0) -> Iterator[Run]:
+def create_run(
+    path: Path, *, force: bool = False, argv: list[str] | None = None, seed: int = 0, facts: Mapping[str, object] = {}
+) -> Iterator[Run]:
     """Make a run folder, hold its lock, and leave a true status in `run.json` however the block ends.
 
     With `force`, an earlier run at the same place is removed first; a folder that is not a run is never touched.
+    `facts` stand in `run.json` from the first moment on.
 
     Raises:
         ConfigError: the folder exists and `force` is not set, or it is not a run.
@@ -119,7 +122,7 @@ def create_run(path: Path, *, force: bool = False, argv: list[str] | None = None
         if force:
             _clear(path)
         run = Run(path)
-        run.update(argv=sys.argv if argv is None else argv, seed=seed, started=_now(), versions=versions())
+        run.update(argv=sys.argv if argv is None else argv, seed=seed, started=_now(), versions=versions(), **facts)
         with _status(run):
             yield run
 
@@ -162,6 +165,43 @@ def read_run(path: Path) -> dict[str, Any]:
             fix="give the folder of a run, e.g. runs/NAME",
         ) from problem
     return facts
+
+
+def run_and_model(place: Path) -> tuple[Path, str | None]:
+    """The run and the name of the model that a folder stands for: RUN/model/NAME, or RUN alone and no name."""
+    folder = place.resolve()
+    if (folder / "config.json").is_file() and folder.parent.name == Run(place).model_dir.name:
+        return Path(os.path.normpath(place / ".." / "..")), folder.name
+    return place, None
+
+
+def finished(path: Path, names: Sequence[str]) -> Run:
+    """The folder of a finished run that has these models.
+
+    Raises:
+        ConfigError: no run (C25), one that did not finish (C81), or one without such a model (C80).
+    """
+    facts, run = read_run(path), Run(path)
+    if facts.get("status") != "complete":
+        command = "compress" if "source" in facts else "run"
+        raise ConfigError(
+            "this run did not finish",
+            code="C81",
+            where={"folder": path},
+            why=f"its status is {facts.get('status')}",
+            fix=f"go on with it first: edgewise {command} --resume {path}",
+        )
+    known = sorted(entry.name for entry in run.model_dir.iterdir() if entry.is_dir()) if run.model_dir.is_dir() else []
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f'the run has no model "{name}"',
+                code="C80",
+                where={"folder": run.model_dir},
+                why=nearest(name, known),
+                fix="name a model of the run, not a file of it: prune50, not prune50-int8",
+            )
+    return run
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ PLANS = {
     "prune": ["prune(0.5, criterion=taylor)", "prune(macs=0.5, scope=net)", "prune(0.5, steps=2, criterion=apoz)"],
     "distill": ["distill(loss=dkd)", "distill(teacher=self, loss=dist)", "distill(standardize=True, similarity=100)"],
 }
-CHAINS = ["decompose(0.8, min_gain=0) > distill", "width(0.5) > distill", "prune(0.5, criterion=taylor) > distill"]
+CHAINS = ["decompose(0.8, min_gain=0) > distill", "prune(0.5, criterion=taylor) > distill"]
+"""Others go through a whole run on the digits in tests/test_further.py."""
 IDLE = {
     "decompose": "decompose(1.0)",
     "width": "width(1.0)",

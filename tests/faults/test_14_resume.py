@@ -10,7 +10,7 @@ import pytest
 
 from edgewise import load_recipe, train_model
 from edgewise.errors import DataError
-from edgewise.pipeline import Opening
+from edgewise.jobs import Opening
 from tests.conftest import draw_shape
 
 

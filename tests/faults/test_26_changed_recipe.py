@@ -10,7 +10,8 @@ import pytest
 
 from edgewise import load_recipe
 from edgewise.errors import ConfigError
-from edgewise.pipeline import FREE_TO_CHANGE, Opening, check_resumable, train_model
+from edgewise.jobs import FREE_TO_CHANGE, Opening, check_resumable
+from edgewise.pipeline import train_model
 from edgewise.recipe import Recipe
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgewise.bundle import InputSpec
 from edgewise.data import load_data
 from edgewise.data.check import check_data
 from edgewise.errors import ConfigError, DataError, UnavailableError
 from edgewise.live.base import Box, Frame, Seen, View
 from edgewise.live.uncertain import Limits, UncertainSaver
-from edgewise.pipeline import InputSpec
 from edgewise.recipe import DataOptions
 
 LABELS = ("cat", "=dog")

@@ -14,6 +14,7 @@ from edgewise import ranks
 from edgewise.cli.bench import bench
 from edgewise.cli.bundles import pack, unpack
 from edgewise.cli.capture import capture
+from edgewise.cli.compress import compress
 from edgewise.cli.export import export
 from edgewise.cli.images import data_check, explore_data
 from edgewise.cli.live import live
@@ -43,7 +44,7 @@ toolchain_app = typer.Typer(
 app.add_typer(toolchain_app, name="toolchain")
 
 _COMMANDS = (
-    *(run, train, export, web, bench),
+    *(run, train, compress, export, web, bench),
     *(live, capture),
     serve,
     *(explain, models, profile, compare),

@@ -28,17 +28,29 @@ def check_early(written: Written) -> None:
     """
     try:
         certain = check_keys(written, read_source(PACKAGE / "recipe.py"), "Recipe")
-        known = techniques()
     except OSError:  # installed without sources
         return
     if not certain:
         return
-    for variant in written.values.get("variants") or ():
-        for step in parse_plan(variant["plan"]):
-            if known and step.name not in known:
-                raise unknown_technique(step, known)
+    check_techniques(variant["plan"] for variant in written.values.get("variants") or ())
     if "model" in written.values:
         check_architecture(written.values["model"])
+
+
+def check_techniques(plans: Iterable[str]) -> None:
+    """Tell plans that cannot be read, and unknown techniques in them.
+
+    Raises:
+        ConfigError: C10, C11.
+    """
+    steps = [step for plan in plans for step in parse_plan(plan)]
+    try:
+        known = techniques()
+    except OSError:  # installed without sources
+        return
+    for step in steps:
+        if known and step.name not in known:
+            raise unknown_technique(step, known)
 
 
 def check_models(names: Iterable[str]) -> None:

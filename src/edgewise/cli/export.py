@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgewise.cli.options import Json, Quiet, argv, progress_for, say_next
+from edgewise.cli.options import Json, Quiet, argv, progress_for, say_next, words
 from edgewise.errors import ConfigError, ExportError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def export(
 
     from edgewise import handout
 
-    if WEB in _words(to):
+    if WEB in words(to):
         wanted = dataclasses.replace(wanted, page=handout.Page(runtime, download))
     result, folder = handout.export_run(
         run, wanted, out=out, force=force, argv=argv(), progress=progress_for(quiet or json_)
@@ -105,7 +105,7 @@ def _wanted(run: Path, models: tuple[str, ...], to: str, precision: str | None, 
     from edgewise.recipe import every, load_recipe
 
     runs.read_run(run)
-    formats = _words(to)
+    formats = words(to)
     if WEB in formats:  # a page is made of an onnx bundle
         formats = list(dict.fromkeys("onnx" if word == WEB else word for word in formats))
     auto = formats == [AUTO]
@@ -115,7 +115,7 @@ def _wanted(run: Path, models: tuple[str, ...], to: str, precision: str | None, 
         )
     changes = {key: value for key, value in flags.items() if value is not None}
     changes |= {} if auto else {"export.formats": formats}
-    changes |= {"export.precisions": _words(precision)} if precision is not None else {}
+    changes |= {"export.precisions": words(precision)} if precision is not None else {}
     options = load_recipe(run / "recipe.yaml", {**changes, "data.download": False}).export
     if auto:
         options = every(options, precisions=precision is None)
@@ -138,7 +138,3 @@ def _settings(words: list[str]) -> dict[str, Any]:
                 fix="set a key that begins with export., or start a new run",
             )
     return values
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]

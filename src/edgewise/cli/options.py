@@ -11,7 +11,7 @@ import typer
 from edgewise.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgewise.pipeline import Opening
+    from edgewise.jobs import Opening
     from edgewise.recipe import Recipe
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on standard output.")]
@@ -69,9 +69,17 @@ def read_recipe(path: Path | None, flags: dict[str, Any], settings: list[str] | 
     return recipe
 
 
+def check_plans(recipe: Recipe) -> None:
+    """Find mistyped plans before anything heavy is imported."""
+    from edgewise.compress import check_plan
+
+    for variant in recipe.variants or ():
+        check_plan(variant.plan)
+
+
 def opening_of(force: bool, resume: Path | None, accept_changes: bool) -> Opening:
     """How the run folder is opened; --force and --resume exclude each other."""
-    from edgewise.pipeline import Opening
+    from edgewise.jobs import Opening
 
     if resume and force:
         raise ConfigError("--force replaces a run and --resume goes on with it", code="C03", fix="use one of them")
@@ -83,15 +91,19 @@ def number(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdigit() else text
 
 
-def free_folder(name: str) -> Path:
-    """`runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, ... that is not there yet."""
-    root = Path("runs")
+def free_folder(name: str, root: Path = Path("runs")) -> Path:
+    """`runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, ... that is not there yet; or so in another folder."""
     number = 1
     while True:
         folder = root / (name if number == 1 else f"{name}-{number}")
         if not folder.exists():
             return folder
         number += 1
+
+
+def words(text: str) -> list[str]:
+    """The words of a list with commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def argv() -> list[str]:

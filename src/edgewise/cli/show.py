@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgewise.errors import GateError
+
+if TYPE_CHECKING:
+    from edgewise.results import RunResult
 
 
 def show_results(results: list[Any], as_json: bool) -> None:
@@ -16,6 +23,33 @@ def show_results(results: list[Any], as_json: bool) -> None:
     from rich.console import Console
 
     print_table(results, Console())
+
+
+def show_run(call: Callable[[], RunResult], folder: Path, as_json: bool) -> RunResult:
+    """Carry out a run and show its table; on the terminal also where nothing meets the goal."""
+    try:
+        result = call()
+    except GateError:
+        if not as_json:
+            from edgewise.results import read_result
+
+            show_results([read_result(folder / "results.json")], as_json=False)
+        raise
+    show_results([result], as_json)
+    return result
+
+
+def files_of(result: RunResult, folder: Path) -> tuple[str, ...]:
+    """Where the report and the bundles are, and the next thing to do with the chosen one; the runner runs onnx ones."""
+    bundle = folder / "bundles" / str(result.chosen)
+    runs_it = all(row.format == "onnx" for row in result.measurements if row.name == result.chosen)
+    return (
+        f"report:  {folder / 'report.html'}",
+        f"bundles: {folder / 'bundles'}",
+        f"try:     python {bundle / 'runner.py'} classify IMAGE"
+        if runs_it
+        else f"try:     {bundle / 'README.md'} tells how to run it",
+    )
 
 
 def show_figures(summary: dict[str, Any]) -> None:

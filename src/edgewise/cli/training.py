@@ -30,6 +30,7 @@ from edgewise.cli.options import (
     Size,
     Source,
     Weights,
+    check_plans,
     free_folder,
     number,
     opening_of,
@@ -37,12 +38,10 @@ from edgewise.cli.options import (
     read_recipe,
     say_next,
 )
-from edgewise.cli.show import show_figures, show_folds, show_results
-from edgewise.errors import GateError
+from edgewise.cli.show import files_of, show_figures, show_folds, show_run
 
 if TYPE_CHECKING:
     from edgewise.recipe import Recipe
-    from edgewise.results import RunResult
 
 
 def run(
@@ -90,7 +89,7 @@ def run(
         "data.download": download or None,
     }
     chosen = read_recipe(resume / "recipe.yaml" if resume else recipe, flags, settings)
-    _check_names(chosen)
+    check_plans(chosen)
     folder = resume or out or free_folder(chosen.name)
 
     from edgewise import pipeline
@@ -99,21 +98,10 @@ def run(
         _preview(chosen, preview, json_, quiet)
         return
     opening = opening_of(force, resume, accept_data_change)
-    try:
-        result = pipeline.run(chosen, folder, opening=opening, progress=progress_for(quiet or json_))
-    except GateError:
-        if not json_:
-            from edgewise.results import read_result
-
-            show_results([read_result(folder / "results.json")], as_json=False)
-        raise
-    show_results([result], json_)
-    say_next(
-        json_,
-        f"report:  {folder / 'report.html'}",
-        f"bundles: {folder / 'bundles'}",
-        _how_to_try(result, folder),
+    result = show_run(
+        lambda: pipeline.run(chosen, folder, opening=opening, progress=progress_for(quiet or json_)), folder, json_
     )
+    say_next(json_, *files_of(result, folder))
 
 
 def train(
@@ -178,7 +166,7 @@ def train(
         json_,
         f"model: {folder / 'model' / 'base'}",
         *([f"page:  {page}"] if page.exists() else []),
-        f"next:  edgewise run --data {chosen.data.source}  (compress, export, measure)",
+        f'next:  edgewise compress {folder} --plan "prune(0.5) > distill"  (then export, measure, compare)',
     )
 
 
@@ -201,24 +189,8 @@ def explain(
     say_next(json_, f"page:  {run / 'explain' / model / 'explain.html'}")
 
 
-def _how_to_try(result: RunResult, folder: Path) -> str:
-    """The next thing to do with the chosen bundle; the runner runs onnx ones."""
-    bundle = folder / "bundles" / str(result.chosen)
-    if all(row.format == "onnx" for row in result.measurements if row.name == result.chosen):
-        return f"try:     python {bundle / 'runner.py'} classify IMAGE"
-    return f"try:     {bundle / 'README.md'} tells how to run it"
-
-
 def _preview(recipe: Recipe, path: Path, json_: bool, quiet: bool) -> None:
     from edgewise import pipeline
 
     pipeline.preview(recipe, path, progress=progress_for(quiet or json_))
     say_next(json_, f"picture: {path}")
-
-
-def _check_names(recipe: Recipe) -> None:
-    """Find mistyped plans before anything heavy is imported."""
-    from edgewise.compress import check_plan
-
-    for variant in recipe.variants or ():
-        check_plan(variant.plan)

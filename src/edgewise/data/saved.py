@@ -115,7 +115,8 @@ class Saved:
                 where={"file": self.path},
                 why=found.describe(),
                 fix="bring the images back, start a new run, or go on with them as they are now "
-                "(--accept-data-change): old images stay where they were, new ones are given a split",
+                "(`run` and `train`: --resume with --accept-data-change): old images stay where they were, new ones "
+                "are given a split",
             )
 
 

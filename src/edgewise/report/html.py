@@ -78,6 +78,7 @@ def _context(result: RunResult) -> dict[str, Any]:
         "facts": [
             ("Machine", _facts(result.machine)),
             ("Data", _facts({"classes": len(result.classes), **result.data})),
+            *([("Base, trained by another run", _facts(result.source))] if result.source else []),
             ("Goal", _facts(result.goal)),
             ("Software", _facts(result.versions)),
             ("Seed and time", [("seed", str(result.seed)), *_seconds(result.seconds)]),
