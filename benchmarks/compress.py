@@ -178,13 +178,13 @@ class Bench:
                 return format_plan(steps[len(done) :]), str(other)
         return self.plans[name], ""
 
-    def _train(self, model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
-        return self._fit(model, epochs or self.recipe.train.epochs, self.recipe.train.lr, loss)
+    def _train(self, model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
+        return self._fit(model, epochs or self.recipe.train.epochs, lr or self.recipe.train.lr, loss)
 
-    def _tune(self, model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def _tune(self, model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         options = self.recipe.train
         short = options.finetune_epochs or max(1, round(options.epochs * 2 / 3))
-        return self._fit(model, epochs or short, options.finetune_lr or options.lr, loss)
+        return self._fit(model, epochs or short, lr or options.finetune_lr or options.lr, loss)
 
     def _fit(self, model: Model, epochs: int, lr: float, loss: Any) -> Model:
         self.epochs += epochs

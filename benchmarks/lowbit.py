@@ -75,9 +75,9 @@ def main() -> None:
 
 
 def _row(plan: str, base: Model, recipe: Recipe, dataset: Dataset, reference: NDArray[np.int64], room: Path) -> str:
-    def train_on(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def train_on(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         count = epochs or max(1, round(recipe.train.epochs * 2 / 3))
-        return _trained(recipe, dataset, room / "train", model, count, recipe.train.lr / SLOWER, loss)
+        return _trained(recipe, dataset, room / "train", model, count, lr or recipe.train.lr / SLOWER, loss)
 
     started = time.monotonic()
     model = apply_plan(base, plan, Context(dataset, train_on, train_on, base, recipe.seed))

@@ -84,8 +84,8 @@ def _train(recipe: Recipe, dataset: Dataset, folder: Path, nets: Sequence[str]) 
         setup = Setup(recipe.train, recipe.seed, folder / "checkpoints", epochs=epochs, lr=lr, loss=loss)
         return fit(model, dataset, setup).model
 
-    def tune(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
-        return trained(model, epochs or max(1, round(recipe.train.epochs / 2)), recipe.train.lr / SLOWER, loss)
+    def tune(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
+        return trained(model, epochs or max(1, round(recipe.train.epochs / 2)), lr or recipe.train.lr / SLOWER, loss)
 
     for name in nets:
         architecture, plan = NETS[name]

@@ -84,8 +84,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
 
-        def train(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
-            return fit(model, dataset, Setup(options, recipe.seed, Path(folder), epochs=epochs, loss=loss)).model
+        def train(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
+            return fit(model, dataset, Setup(options, recipe.seed, Path(folder), epochs, lr, loss)).model
 
         context = Context(dataset, train, train, base, recipe.seed)
         keep("base", base, time.perf_counter())

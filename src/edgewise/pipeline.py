@@ -330,9 +330,11 @@ def _context(job: Job, base: Built, name: str) -> Context:
     short = options.finetune_epochs or max(1, round(options.epochs * 2 / 3))
     low = options.finetune_lr or options.lr
 
-    def bind(default_epochs: int, lr: float) -> Any:
-        def train_copy(model: Model, *, epochs: int | None = None, loss: Loss | None = None) -> Model:
-            return _fit(job, name, model, epochs or default_epochs, lr, loss)
+    def bind(default_epochs: int, default_lr: float) -> Any:
+        def train_copy(
+            model: Model, *, epochs: int | None = None, loss: Loss | None = None, lr: float | None = None
+        ) -> Model:
+            return _fit(job, name, model, epochs or default_epochs, lr or default_lr, loss)
 
         return train_copy
 

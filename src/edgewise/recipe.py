@@ -26,6 +26,8 @@ M = TypeVar("M", bound=BaseModel)
 
 Format = Literal["onnx", "packed", "openvino", "ncnn", "litert", "executorch"]
 Precision = Literal["fp32", "fp16", "int8"]
+Rate = Annotated[float, Field(gt=0, le=10)]
+"""A peak learning rate."""
 LOWEST_OPSET = 13
 HIGHEST_OPSET = 20
 """What the TorchScript exporter writes."""
@@ -259,9 +261,9 @@ class TrainOptions(Strict):
     up, so that a step still sees 64)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum."""
-    lr: Annotated[float, Field(gt=0, le=10)] = 3e-3
+    lr: Rate = 3e-3
     """Peak learning rate."""
-    backbone_lr: Annotated[float, Field(gt=0, le=10)] | None = None
+    backbone_lr: Rate | None = None
     """Peak learning rate of everything before the classifier; default: `lr`."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
@@ -292,7 +294,7 @@ class TrainOptions(Strict):
     """Stop after so many epochs without a better figure; 0 never stops early."""
     finetune_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Epochs a technique trains for after it changed a model; default: two thirds of `epochs`."""
-    finetune_lr: Annotated[float, Field(gt=0, le=10)] | None = None
+    finetune_lr: Rate | None = None
     """Peak learning rate of fine-tuning; default: `lr`."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
     """A checkpoint is written after every epoch, and within one as often as this."""

@@ -75,7 +75,7 @@ def base(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
 def context(dataset: Dataset, base: Model, tmp_path: Path) -> Context:
     options = TrainOptions(epochs=3, batch_size=16, lr=0.01, threads=1)
 
-    def train(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def train(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         more = {} if loss is None else {"loss": loss}
         return fit(model, dataset, Setup(options, 0, tmp_path / "work", epochs=epochs, **more)).model
 
@@ -84,6 +84,22 @@ def context(dataset: Dataset, base: Model, tmp_path: Path) -> Context:
 
 def test_every_technique_stands_in_the_table() -> None:
     assert set(TABLE) == set(TECHNIQUES)
+
+
+@pytest.mark.parametrize("plan", [row.plans[0] for row in TABLE.values()])
+def test_every_technique_trains_at_the_rate_that_it_is_given(plan: str, base: Model, dataset: Dataset) -> None:
+    rates = []
+
+    def train(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
+        rates.append(lr)
+        return model
+
+    context = Context(dataset, train, train, base, seed=0)
+    apply_plan(base, f"{plan[:-1]}, lr=0.0123)", context)
+    apply_plan(base, plan, context)
+    half = len(rates) // 2
+    assert half
+    assert rates == [0.0123] * half + [None] * half
 
 
 @pytest.mark.parametrize("plan", [*(plan for row in TABLE.values() for plan in row.plans), *CHAINS])

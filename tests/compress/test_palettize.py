@@ -38,7 +38,7 @@ class Tuner:
     dataset: Any = field(default_factory=make_dataset)
     seed: int = 0
 
-    def finetune(self, model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def finetune(self, model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         self.asked.append(epochs)
         module = model.copy().module.train()
         optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=0.01)

@@ -39,7 +39,7 @@ def base(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
 def context(dataset: Dataset, base: Model, tmp_path: Path) -> Context:
     options = TrainOptions(epochs=5, batch_size=16, lr=0.01, threads=1)
 
-    def train(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def train(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         more = {} if loss is None else {"loss": loss}
         return fit(model, dataset, Setup(options, 0, tmp_path / "work", epochs=epochs, **more)).model
 
@@ -73,7 +73,7 @@ def test_a_teacher_is_asked_anew_when_images_are_augmented(base: Model, context:
     """The loss it hands to training follows the images of the batch; else it follows their rows."""
     losses: list[Any] = []
 
-    def keep(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def keep(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         losses.append(loss)
         return model
 

@@ -58,7 +58,7 @@ def base(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture
 def context(digits: Dataset, base: Model, tmp_path: Path) -> Context:
-    def train(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def train(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         return fit(model, digits, Setup(options(4), 0, tmp_path / "work", epochs=epochs, loss=loss)).model
 
     return Context(digits, train, train, base, seed=0)

@@ -40,7 +40,9 @@ def test_the_share_grows_as_a_cubic_with_an_epoch_after_each_step() -> None:
     shares = []
 
     class Watching(Tuner):
-        def finetune(self, model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+        def finetune(
+            self, model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None
+        ) -> Model:
             shares.append(
                 np.mean([(layer.weight == 0).float().mean().item() for layer in weighted(model.module).values()])
             )

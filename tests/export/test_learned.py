@@ -37,7 +37,7 @@ DATA = make_dataset(noise=90.0)
 def context_of(model: Model, folder: Path, dataset: Dataset = DATA) -> Context:
     options = TrainOptions(epochs=2, batch_size=16, lr=0.005, threads=1, patience=0)
 
-    def train(one: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def train(one: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         more = {} if loss is None else {"loss": loss}
         return fit(one, dataset, Setup(options, 0, folder / "work", epochs=epochs, **more)).model
 

@@ -136,5 +136,5 @@ def test_ranges_that_qat_learnt_are_kept(trained: Model, dataset: Dataset, tmp_p
     assert sum(node.get_element_type().get_type_name() == "i8" and node.data.ndim > 1 for node in constants) >= 3
 
 
-def _as_it_is(model: Model, *, epochs: int | None = None, loss: object = None) -> Model:
+def _as_it_is(model: Model, *, epochs: int | None = None, loss: object = None, lr: float | None = None) -> Model:
     return model

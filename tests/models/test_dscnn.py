@@ -122,7 +122,7 @@ def test_pruning_keeps_the_channels_of_a_shortcut_together() -> None:
 def test_every_technique_works_on_it(plan: str, trained: Model, dataset: Dataset, tmp_path: Path) -> None:
     options = TrainOptions(epochs=3, batch_size=16, lr=0.01, threads=1)
 
-    def train(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def train(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         more = {} if loss is None else {"loss": loss}
         return fit(model, dataset, Setup(options, 0, tmp_path / "work", epochs=epochs, **more)).model
 

@@ -241,7 +241,7 @@ def context(tmp_path: Path) -> Context:
     dataset: Dataset = make_dataset()
     options = TrainOptions(epochs=3, batch_size=16, lr=0.01, threads=1)
 
-    def train(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def train(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         fitted = fit(model, dataset, Setup(options, 0, tmp_path / "work", epochs=epochs, loss=loss))
         records.append(fitted.history[-1])
         return fitted.model
@@ -277,7 +277,7 @@ def test_a_model_folder_teaches(context: Context, tmp_path: Path) -> None:
     save_model(context.teacher, tmp_path / "kept")
     losses: list[Any] = []
 
-    def keep(model: Model, *, epochs: int | None = None, loss: Any = None) -> Model:
+    def keep(model: Model, *, epochs: int | None = None, loss: Any = None, lr: float | None = None) -> Model:
         losses.append(loss)
         return model
 

@@ -22,8 +22,10 @@ def _unheard(text: str) -> None:
 class Fit(Protocol):
     """Trains a copy of a model and returns it with its best weights."""
 
-    def __call__(self, model: Model, *, epochs: int | None = None, loss: Loss | None = None) -> Model:
-        """Train for `epochs` (default: the recipe's) with `loss` (default: cross entropy)."""
+    def __call__(
+        self, model: Model, *, epochs: int | None = None, loss: Loss | None = None, lr: float | None = None
+    ) -> Model:
+        """Train for `epochs` at the peak rate `lr` (defaults: the recipe's) with `loss` (default: cross entropy)."""
         ...
 
 

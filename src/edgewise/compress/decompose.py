@@ -20,7 +20,7 @@ from pydantic import Field
 
 from edgewise.compress.intime import first_in_time
 from edgewise.errors import ConfigError, NoEffect
-from edgewise.recipe import Strict
+from edgewise.recipe import Rate, Strict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +62,8 @@ class DecomposeOptions(Strict):
     """Layers to leave as they are, by name or pattern, e.g. `("block1.conv", "blocks.0.*")`."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs of fine-tuning afterwards; default: the recipe's `finetune_epochs`; 0 for none."""
+    lr: Rate | None = None
+    """Peak learning rate of that training; default: the recipe's `finetune_lr`."""
 
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> DecomposeOptions:
@@ -81,7 +83,7 @@ def decompose(model: Model, options: DecomposeOptions, context: Context) -> Mode
             the net does not run with its layers replaced (C83).
     """
     made = factorise(model, options, context.say, context.speeds)
-    return made if options.epochs == 0 else context.finetune(made, epochs=options.epochs)
+    return made if options.epochs == 0 else context.finetune(made, epochs=options.epochs, lr=options.lr)
 
 
 def factorise(

@@ -11,7 +11,7 @@ import pydantic
 from pydantic import Field
 
 from edgewise.errors import ConfigError
-from edgewise.recipe import Strict
+from edgewise.recipe import Rate, Strict
 
 if TYPE_CHECKING:
     from edgewise.compress.base import Context
@@ -47,6 +47,8 @@ class DistillOptions(Strict):
     first teacher's do; 0 for none, 3000 is the paper's."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Training epochs; default: the recipe's `epochs` for a fresh student, its `finetune_epochs` otherwise."""
+    lr: Rate | None = None
+    """Peak learning rate of that training; default: the recipe's `lr` for a fresh student, else its `finetune_lr`."""
 
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> DistillOptions:
@@ -72,13 +74,14 @@ def distill(model: Model, options: DistillOptions, context: Context) -> Model:
 
     names = (options.teacher,) if isinstance(options.teacher, str) else options.teacher
     teachers = [_teacher(name, model, context) for name in names]
+    train = context.fit
     if options.student is not None:
         student = create_model(options.student, labels=model.labels, input=model.input, seed=context.seed)
     elif SELF in names:
         student = rebuild(model, seed=context.seed)
     else:
-        return context.finetune(model, epochs=options.epochs, loss=_loss(teachers, model, options, context))
-    return context.fit(student, epochs=options.epochs, loss=_loss(teachers, student, options, context))
+        student, train = model, context.finetune
+    return train(student, epochs=options.epochs, lr=options.lr, loss=_loss(teachers, student, options, context))
 
 
 def _teacher(name: str, model: Model, context: Context) -> Model:

@@ -18,7 +18,7 @@ import pydantic
 from pydantic import Field
 
 from edgewise.errors import NoEffect
-from edgewise.recipe import Strict
+from edgewise.recipe import Rate, Strict
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,6 +55,8 @@ class PalettizeOptions(Strict):
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs of fine-tuning with the weights on their levels; default: the recipe's `finetune_epochs`, none for 16
     bits; 0 for none."""
+    lr: Rate | None = None
+    """Peak learning rate of that training; default: the recipe's `finetune_lr`."""
 
     @pydantic.model_validator(mode="after")
     def _one_width(self) -> PalettizeOptions:
@@ -90,7 +92,7 @@ def palettize(model: Model, options: PalettizeOptions, context: Context) -> Mode
     trained = dataclasses.replace(model, module=held)
     epochs = 0 if options.epochs is None and min(widths.values()) >= 16 else options.epochs
     if epochs != 0:
-        trained = context.finetune(trained, epochs=epochs)
+        trained = context.finetune(trained, epochs=epochs, lr=options.lr)
     module = trained.module
     edit: Edit = {"edit": "palettize", "layers": {}}
     for name in records:

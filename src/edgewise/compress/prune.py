@@ -32,7 +32,7 @@ from edgewise.compress.channels import (
 from edgewise.compress.criteria import CRITERIA, Name
 from edgewise.compress.intime import first_in_time
 from edgewise.errors import ConfigError, NoEffect
-from edgewise.recipe import Strict
+from edgewise.recipe import Rate, Strict
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +92,8 @@ class PruneOptions(Strict):
     """Epochs of training between two steps."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs of fine-tuning after the channels are gone; default: the recipe's `finetune_epochs`; 0 for none."""
+    lr: Rate | None = None
+    """Peak learning rate of that training; default: the recipe's `finetune_lr`."""
 
     @pydantic.model_validator(mode="after")
     def _one_wish(self) -> PruneOptions:
@@ -120,8 +122,8 @@ def prune(model: Model, options: PruneOptions, context: Context) -> Model:
     if options.steps == 1:
         pruned = pruner.once(model)
     else:
-        pruned = pruner.stepwise(model, lambda net: context.finetune(net, epochs=options.step_epochs))
-    return pruned if options.epochs == 0 else context.finetune(pruned, epochs=options.epochs)
+        pruned = pruner.stepwise(model, lambda net: context.finetune(net, epochs=options.step_epochs, lr=options.lr))
+    return pruned if options.epochs == 0 else context.finetune(pruned, epochs=options.epochs, lr=options.lr)
 
 
 def remove_channels(model: Model, options: PruneOptions, say: Callable[[str], None] = lambda _: None) -> Model:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from edgewise.errors import NoEffect
-from edgewise.recipe import Strict
+from edgewise.recipe import Rate, Strict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +53,8 @@ class QatOptions(Strict):
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs of training; default: the recipe's `finetune_epochs`; 0 leaves the ranges as post-training quantization
     finds them."""
+    lr: Rate | None = None
+    """Peak learning rate of that training; default: the recipe's `finetune_lr`."""
 
 
 def qat(model: Model, options: QatOptions, context: Context) -> Model:
@@ -85,7 +87,7 @@ def qat(model: Model, options: QatOptions, context: Context) -> Model:
     insert_points(found.graph, _first_points(found, model, options, context, follow))
     trained = dataclasses.replace(model, module=found.graph)
     if options.epochs != 0:
-        trained = context.finetune(trained, epochs=options.epochs)
+        trained = context.finetune(trained, epochs=options.epochs, lr=options.lr)
     return _settled(model, found, trained.module, options)
 
 

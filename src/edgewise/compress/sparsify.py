@@ -16,7 +16,7 @@ import pydantic
 from pydantic import Field
 
 from edgewise.errors import NoEffect
-from edgewise.recipe import Strict
+from edgewise.recipe import Rate, Strict
 
 if TYPE_CHECKING:
     from edgewise.compress.base import Context
@@ -40,6 +40,8 @@ class SparsifyOptions(Strict):
     """Steps in which the share grows, fast at first; one epoch of fine-tuning after each but the last."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs of fine-tuning after the last step; default: the recipe's `finetune_epochs`; 0 for none at all."""
+    lr: Rate | None = None
+    """Peak learning rate of that training; default: the recipe's `finetune_lr`."""
 
     @pydantic.field_validator("pattern")
     @classmethod
@@ -74,7 +76,7 @@ def sparsify(model: Model, options: SparsifyOptions, context: Context) -> Model:
             continue
         last = step == steps
         if options.epochs != 0:
-            sparse = context.finetune(sparse, epochs=options.epochs if last else 1)
+            sparse = context.finetune(sparse, epochs=options.epochs if last else 1, lr=options.lr)
         for name in layers:
             settle(sparse.module.get_submodule(name))
     if not layers or not _more_zeros(model, sparse, layers):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from edgewise.errors import NoEffect
-from edgewise.recipe import Strict
+from edgewise.recipe import Rate, Strict
 
 if TYPE_CHECKING:
     from edgewise.compress.base import Context
@@ -21,6 +21,8 @@ class TruncateOptions(Strict):
     """The last part to keep, with dots for parts of parts, e.g. `stage3` or `"blocks.3"`."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs of fine-tuning; default: the recipe's `finetune_epochs`; 0 for none."""
+    lr: Rate | None = None
+    """Peak learning rate of that training; default: the recipe's `finetune_lr`."""
 
 
 def truncate(model: Model, options: TruncateOptions, context: Context) -> Model:
@@ -44,4 +46,4 @@ def truncate(model: Model, options: TruncateOptions, context: Context) -> Model:
             why="no convolution or linear layer but the classifier comes after that part",
             fix="cut after an earlier part, or leave the step out of the plan",
         )
-    return made if options.epochs == 0 else context.finetune(made, epochs=options.epochs)
+    return made if options.epochs == 0 else context.finetune(made, epochs=options.epochs, lr=options.lr)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from edgewise.errors import ConfigError, NoEffect
-from edgewise.recipe import Strict
+from edgewise.recipe import Rate, Strict
 
 if TYPE_CHECKING:
     from edgewise.compress.base import Context
@@ -33,6 +33,8 @@ class WidthOptions(Strict):
     """Start from the largest filters of the trained model, as `prune` does, instead of fresh weights."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs of training; default: the recipe's `epochs`; 0 for none, where a later step of the plan trains."""
+    lr: Rate | None = None
+    """Peak learning rate of that training; default: the recipe's `lr`."""
 
 
 def width(model: Model, options: WidthOptions, context: Context) -> Model:
@@ -43,7 +45,7 @@ def width(model: Model, options: WidthOptions, context: Context) -> Model:
         ConfigError: the net cannot be made wider (C84), or not be shrunk (C45).
     """
     made = scale_width(model, options, context.seed)
-    return made if options.epochs == 0 else context.fit(made, epochs=options.epochs)
+    return made if options.epochs == 0 else context.fit(made, epochs=options.epochs, lr=options.lr)
 
 
 def scale_width(model: Model, options: WidthOptions, seed: int) -> Model:
