@@ -223,7 +223,7 @@ def test_random_is_another_choice_than_the_norm_and_the_same_each_time() -> None
 class _Keeps(FakeContext):
     """Hands back what it is given."""
 
-    def finetune(self, model: Model, *, epochs: int | None = None) -> Model:
+    def finetune(self, model: Model, *, epochs: int | None = None, lr: float | None = None) -> Model:
         self.asked.append((model, epochs))
         return model
 

@@ -33,11 +33,11 @@ class FakeContext:
     seed: int = 3
     asked: list[tuple[str, int | None]] = field(default_factory=list)
 
-    def fit(self, model: Model, *, epochs: int | None = None) -> Model:
+    def fit(self, model: Model, *, epochs: int | None = None, lr: float | None = None) -> Model:
         self.asked.append(("fit", epochs))
         return model
 
-    def finetune(self, model: Model, *, epochs: int | None = None) -> Model:
+    def finetune(self, model: Model, *, epochs: int | None = None, lr: float | None = None) -> Model:
         self.asked.append(("finetune", epochs))
         return model
 
